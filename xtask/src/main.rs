@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Nothing yet.
+fn main() {}
