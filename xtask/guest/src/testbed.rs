@@ -110,18 +110,30 @@ fn mount_job() -> Result<Job, String> {
 
 /// Opens a port of the virtio-serial device, which its driver may still be making.
 pub(crate) fn open_port(number: u32) -> Result<File, String> {
-    let path = format!("/dev/vport0p{number}");
-    let failed = |error| format!("can't open {path}: {error}");
+    let failed = |error| format!("can't open port {number} of the virtio-serial device: {error}");
     let watch = DirectoryWatch::new("/dev").map_err(failed)?;
-    while !Path::new(&path).exists() {
+    loop {
+        let names = std::fs::read_dir("/dev")
+            .map_err(failed)?
+            .flatten()
+            .map(|entry| entry.file_name());
+        // `vport`, the number of the virtio device, `p`, the number of the port.
+        let port = names.into_iter().find(|name| {
+            let device = name.to_str().and_then(|name| name.strip_prefix("vport"));
+            device
+                .and_then(|device| device.split_once('p'))
+                .is_some_and(|(_, port)| port.parse() == Ok(number))
+        });
+        if let Some(name) = port {
+            return OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(Path::new("/dev").join(name))
+                .map_err(failed);
+        }
         sys::wait_readable(&[watch.fd()], -1).map_err(failed)?;
         watch.drain();
     }
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(failed)
 }
 
 /// Says a line to the other side.
