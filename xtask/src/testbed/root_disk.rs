@@ -22,21 +22,17 @@ const VERSION: &str = "1";
 const SIZE: &str = "4G";
 
 /// What makes the machine a KVM host, and what tests on one want.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 10] = [
     "kvm-amd",
     "tun",
     "tap",
     "vhost",
     "vhost_net",
     "vhost_vsock",
-    "vhost_scsi",
     "vsock_diag",
     "vsock_loopback",
     "loop",
-    "bridge",
-    "veth",
     "fuse",
-    "overlay",
 ];
 
 /// The host's own programs, for looking at disks that a guest has written.
