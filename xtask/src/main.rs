@@ -24,11 +24,7 @@ use workspace::Workspace;
 
 /// The project's chores.
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    disable_help_subcommand = true
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
 struct Xtask {
     #[command(subcommand)]
     chore: Chore,
@@ -53,9 +49,7 @@ enum Chore {
     /// are in /guest, the working folder is /share, and there is busybox with all its applets. Standard output and
     /// error stay apart; the exit status is the command's, 124 when the time was over. The kernel's log is kept in
     /// target/testbed/console.log.
-    #[command(
-        after_help = "Example:\n  cargo xtask testbed --share . -- sh -c 'ls -l /dev/kvm; vmm doctor'"
-    )]
+    #[command(after_help = "Example:\n  cargo xtask testbed --share . -- sh -c 'ls -l /dev/kvm; vmm doctor'")]
     Testbed(TestbedArguments),
 }
 
@@ -94,13 +88,8 @@ fn parse_memory(text: &str) -> Result<u64, String> {
             unit => return Err(format!("{unit:?} is none of M and G")),
         },
     };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "this is no size: write it as 4G or 512M".to_owned())?;
-    number
-        .checked_mul(factor)
-        .filter(|mib| *mib <= 1 << 24)
-        .ok_or_else(|| "this is too much".to_owned())
+    let number: u64 = number.parse().map_err(|_| "this is no size: write it as 4G or 512M".to_owned())?;
+    number.checked_mul(factor).filter(|mib| *mib <= 1 << 24).ok_or_else(|| "this is too much".to_owned())
 }
 
 impl TestbedArguments {

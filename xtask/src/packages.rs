@@ -17,64 +17,34 @@ pub(crate) struct Tool {
 }
 
 /// Emulates the testbed.
-pub(crate) const QEMU: Tool = Tool {
-    program: "qemu-system-x86_64",
-    package: "qemu-system-x86",
-};
+pub(crate) const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
 /// Makes file systems in files.
-pub(crate) const MKFS: Tool = Tool {
-    program: "mkfs.ext4",
-    package: "e2fsprogs",
-};
+pub(crate) const MKFS: Tool = Tool { program: "mkfs.ext4", package: "e2fsprogs" };
 /// Reads file systems in files.
-pub(crate) const DEBUGFS: Tool = Tool {
-    program: "debugfs",
-    package: "e2fsprogs",
-};
+pub(crate) const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
 /// The user land of guests and testbed. The package named plain `busybox` needs libraries that they don't have.
-pub(crate) const BUSYBOX: Tool = Tool {
-    program: "busybox",
-    package: "busybox-static",
-};
+pub(crate) const BUSYBOX: Tool = Tool { program: "busybox", package: "busybox-static" };
 
 /// Sees to it that the tools are there.
 pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
-    let mut packages: Vec<_> = tools
-        .iter()
-        .filter(|tool| !tool.is_there())
-        .map(|tool| tool.package)
-        .collect();
+    let mut packages: Vec<_> = tools.iter().filter(|tool| !tool.is_there()).map(|tool| tool.package).collect();
     packages.dedup();
     if packages.is_empty() {
         return Ok(());
     }
-    let line = format!(
-        "apt-get install --no-install-recommends --yes {}",
-        packages.join(" ")
-    );
+    let line = format!("apt-get install --no-install-recommends --yes {}", packages.join(" "));
     if process::find("apt-get").is_none() {
-        bail!(
-            "these are missing, and this is no Debian machine that could install them: {}",
-            packages.join(", ")
-        );
+        bail!("these are missing, and this is no Debian machine that could install them: {}", packages.join(", "));
     }
     if !rustix::process::geteuid().is_root() {
         bail!("Debian packages are missing; install them with: sudo {line}");
     }
-    let step = Step::start(format!(
-        "installing the Debian packages {}",
-        packages.join(", ")
-    ));
-    install(&packages)
-        .with_context(|| format!("can't install what is missing; try it by hand: {line}"))?;
+    let step = Step::start(format!("installing the Debian packages {}", packages.join(", ")));
+    install(&packages).with_context(|| format!("can't install what is missing; try it by hand: {line}"))?;
     step.finish("");
     match tools.iter().find(|tool| !tool.is_there()) {
         None => Ok(()),
-        Some(tool) => bail!(
-            "the package {} is installed, but {} is still not to be found",
-            tool.package,
-            tool.program
-        ),
+        Some(tool) => bail!("the package {} is installed, but {} is still not to be found", tool.package, tool.program),
     }
 }
 
@@ -102,13 +72,7 @@ fn is_static(path: &std::path::Path) -> bool {
 }
 
 fn install(packages: &[&str]) -> Result<()> {
-    let attempt = || {
-        process::output(
-            apt_get()
-                .args(["install", "--no-install-recommends", "--yes"])
-                .args(packages),
-        )
-    };
+    let attempt = || process::output(apt_get().args(["install", "--no-install-recommends", "--yes"]).args(packages));
     // On a fresh machine the lists are empty, on an old one they name versions that are gone.
     if attempt().is_err() {
         update()?;
@@ -126,9 +90,7 @@ pub(crate) fn update() -> Result<()> {
 pub(crate) fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     // Root's downloads go to folders of this project, which apt's own user may not be able to enter.
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["-q", "-o", "APT::Sandbox::User=root"]);
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "APT::Sandbox::User=root"]);
     command
 }
 
@@ -138,20 +100,8 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_seen_as_missing() {
-        assert!(
-            !Tool {
-                program: "no-such-program-here",
-                package: "none"
-            }
-            .is_there()
-        );
-        assert!(
-            Tool {
-                program: "sh",
-                package: "dash"
-            }
-            .is_there()
-        );
+        assert!(!Tool { program: "no-such-program-here", package: "none" }.is_there());
+        assert!(Tool { program: "sh", package: "dash" }.is_there());
     }
 
     #[test]

@@ -9,10 +9,7 @@ use anyhow::{Context, Result, bail};
 /// The command as a person would type it.
 pub(crate) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| quoted(&word.to_string_lossy()))
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
 /// A word as a shell needs it.
@@ -30,29 +27,19 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = caught(command)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{}` failed ({}): {}",
-            shown(command),
-            output.status,
-            said.trim()
-        );
+        bail!("`{}` failed ({}): {}", shown(command), output.status, said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs a command to its end with its output caught, whatever its status.
 pub(crate) fn caught(command: &mut Command) -> Result<Output> {
-    command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("can't run `{}`", shown(command)))
+    command.stdin(Stdio::null()).output().with_context(|| format!("can't run `{}`", shown(command)))
 }
 
 /// Runs a command to its end on this program's own output; whether it succeeded.
 pub(crate) fn succeeds(command: &mut Command) -> Result<bool> {
-    let status = command
-        .status()
-        .with_context(|| format!("can't run `{}`", shown(command)))?;
+    let status = command.status().with_context(|| format!("can't run `{}`", shown(command)))?;
     Ok(status.success())
 }
 
@@ -75,9 +62,7 @@ pub(crate) fn cargo() -> Command {
 pub(crate) fn find(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file())
+    folders.map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
 }
 
 #[cfg(test)]
@@ -93,16 +78,9 @@ mod tests {
 
     #[test]
     fn a_failing_command_is_named_with_what_it_said() {
-        let error = output(Command::new("sh").args(["-c", "echo why >&2; exit 3"]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("why") && error.contains("exit status: 3"),
-            "{error}"
-        );
-        let error = output(&mut Command::new("/no/such/program"))
-            .unwrap_err()
-            .to_string();
+        let error = output(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err().to_string();
+        assert!(error.contains("why") && error.contains("exit status: 3"), "{error}");
+        let error = output(&mut Command::new("/no/such/program")).unwrap_err().to_string();
         assert!(error.contains("/no/such/program"), "{error}");
     }
 }

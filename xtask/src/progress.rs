@@ -29,11 +29,7 @@ impl Step {
         if spinner.is_none() {
             note(format!("{what} ..."));
         }
-        Self {
-            what,
-            started: Instant::now(),
-            spinner,
-        }
+        Self { what, started: Instant::now(), spinner }
     }
 
     /// Says that the step has succeeded, and with what.
@@ -41,16 +37,8 @@ impl Step {
         if let Some(spinner) = self.spinner.take() {
             spinner.finish_and_clear();
         }
-        let detail = if detail.is_empty() {
-            String::new()
-        } else {
-            format!(": {detail}")
-        };
-        note(format!(
-            "{}{detail} ({:.1} s)",
-            self.what,
-            self.started.elapsed().as_secs_f64()
-        ));
+        let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+        note(format!("{}{detail} ({:.1} s)", self.what, self.started.elapsed().as_secs_f64()));
     }
 }
 

@@ -36,11 +36,7 @@ impl Recipe {
 
 /// Makes `path` unless it is there and made after the same recipe. `make` writes to a path that it is given, so that
 /// nobody ever sees half a file. Whether it had to be made.
-pub(crate) fn keep(
-    path: &Path,
-    recipe: Recipe,
-    make: impl FnOnce(&Path) -> Result<()>,
-) -> Result<bool> {
+pub(crate) fn keep(path: &Path, recipe: Recipe, make: impl FnOnce(&Path) -> Result<()>) -> Result<bool> {
     let word = recipe.word();
     let stamp = beside(path, "stamp");
     if path.exists() && fs::read_to_string(&stamp).is_ok_and(|seen| seen == word) {
@@ -68,8 +64,7 @@ pub(crate) fn lock(folder: &Path) -> Result<fs::File> {
     fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
     let path = folder.join(".lock");
     let file = fs::File::create(&path).with_context(|| format!("can't make {}", path.display()))?;
-    file.lock()
-        .with_context(|| format!("can't lock {}", path.display()))?;
+    file.lock().with_context(|| format!("can't lock {}", path.display()))?;
     Ok(file)
 }
 
@@ -81,12 +76,7 @@ mod tests {
     fn a_file_is_made_once_for_a_recipe_and_again_for_another() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made");
-        let keep = |word: &str| {
-            keep(&path, Recipe::default().text(word), |draft| {
-                Ok(fs::write(draft, word)?)
-            })
-            .unwrap()
-        };
+        let keep = |word: &str| keep(&path, Recipe::default().text(word), |draft| Ok(fs::write(draft, word)?)).unwrap();
         assert!(keep("one"));
         assert!(!keep("one"));
         assert!(keep("two"));
@@ -99,14 +89,8 @@ mod tests {
     fn a_failed_attempt_leaves_the_old_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made");
-        keep(&path, Recipe::default(), |draft| {
-            Ok(fs::write(draft, "old")?)
-        })
-        .unwrap();
-        keep(&path, Recipe::default().text("new"), |_| {
-            anyhow::bail!("no")
-        })
-        .unwrap_err();
+        keep(&path, Recipe::default(), |draft| Ok(fs::write(draft, "old")?)).unwrap();
+        keep(&path, Recipe::default().text("new"), |_| anyhow::bail!("no")).unwrap_err();
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
     }
 }

@@ -17,31 +17,15 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Runs `cargo build` or another command that builds, and gives the executable with the name.
 pub(crate) fn executable(workspace: &Workspace, command: &[&str], name: &str) -> Result<PathBuf> {
     let mut cargo = process::cargo();
-    cargo.args(command).args([
-        "--release",
-        "--target",
-        TARGET,
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    cargo
-        .current_dir(workspace.root())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit());
+    cargo.args(command).args(["--release", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
+    cargo.current_dir(workspace.root()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     set_flags(&mut cargo);
-    let output = cargo
-        .output()
-        .with_context(|| format!("can't run `{}`", process::shown(&cargo)))?;
+    let output = cargo.output().with_context(|| format!("can't run `{}`", process::shown(&cargo)))?;
     if !output.status.success() {
         bail!("the build failed: `{}`", process::shown(&cargo));
     }
-    find_executable(&String::from_utf8_lossy(&output.stdout), name).with_context(|| {
-        format!(
-            "`{}` built nothing executable by the name {name}",
-            process::shown(&cargo)
-        )
-    })
+    find_executable(&String::from_utf8_lossy(&output.stdout), name)
+        .with_context(|| format!("`{}` built nothing executable by the name {name}", process::shown(&cargo)))
 }
 
 /// Adds our flags to those of the person's own environment. Cargo reads only the first of these variables that is set.
@@ -52,10 +36,7 @@ fn set_flags(cargo: &mut Command) {
     }
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if let Some(encoded) = variable("CARGO_ENCODED_RUSTFLAGS") {
-        cargo.env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            format!("{encoded}\x1f{}", flags.join("\x1f")),
-        );
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", format!("{encoded}\x1f{}", flags.join("\x1f")));
     } else if let Some(plain) = variable("RUSTFLAGS") {
         cargo.env("RUSTFLAGS", format!("{plain} {}", flags.join(" ")));
     } else {
@@ -67,9 +48,7 @@ fn set_flags(cargo: &mut Command) {
 
 /// The path of an executable in cargo's messages, one JSON object a line.
 fn find_executable(messages: &str, name: &str) -> Option<PathBuf> {
-    let artifacts = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     artifacts
         .filter(|message| message["target"]["name"] == name)
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
@@ -89,10 +68,7 @@ mod tests {
             "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"other\"},\"executable\":\"/t/other\"}\n",
             "{\"reason\":\"build-finished\",\"success\":true}\n",
         );
-        assert_eq!(
-            find_executable(messages, "vmm"),
-            Some(PathBuf::from("/t/vmm"))
-        );
+        assert_eq!(find_executable(messages, "vmm"), Some(PathBuf::from("/t/vmm")));
         assert_eq!(find_executable(messages, "absent"), None);
     }
 }

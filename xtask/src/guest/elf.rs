@@ -26,10 +26,7 @@ pub(crate) fn section<'a>(file: &'a [u8], name: &str) -> Option<&'a [u8]> {
 
 fn number(bytes: &[u8], at: usize, size: usize) -> Option<usize> {
     let field = bytes.get(at..at.checked_add(size)?)?;
-    let value = field
-        .iter()
-        .rev()
-        .fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+    let value = field.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
     usize::try_from(value).ok()
 }
 

@@ -44,9 +44,7 @@ pub(crate) fn build(kernel: &Kernel, init: &Path, to: &Path) -> Result<usize> {
         write_folder(&mut archive, folder)?;
     }
     // Process 1 gets its standard streams from here, before it can mount anything.
-    let console = Builder::new("dev/console")
-        .set_mode_file_type(ModeFileType::Char)
-        .mode(0o020_600);
+    let console = Builder::new("dev/console").set_mode_file_type(ModeFileType::Char).mode(0o020_600);
     write_entry(&mut archive, console.rdev_major(5).rdev_minor(1), &[])?;
     write_file(
         &mut archive,
@@ -57,12 +55,7 @@ pub(crate) fn build(kernel: &Kernel, init: &Path, to: &Path) -> Result<usize> {
     let mut list = String::new();
     for module in &modules {
         let name = module.path.rsplit('/').next().unwrap_or(&module.path);
-        write_file(
-            &mut archive,
-            &format!("lib/modules/{name}"),
-            0o644,
-            &module.content,
-        )?;
+        write_file(&mut archive, &format!("lib/modules/{name}"), 0o644, &module.content)?;
         list.push_str(&format!("/lib/modules/{name}\n"));
     }
     write_file(&mut archive, "modules", 0o644, list.as_bytes())?;
@@ -73,17 +66,12 @@ pub(crate) fn build(kernel: &Kernel, init: &Path, to: &Path) -> Result<usize> {
 
 /// Adds a file to an archive.
 fn write_file(archive: &mut Vec<u8>, name: &str, permissions: u32, content: &[u8]) -> Result<()> {
-    let entry = Builder::new(name)
-        .mode(permissions)
-        .set_mode_file_type(ModeFileType::Regular);
+    let entry = Builder::new(name).mode(permissions).set_mode_file_type(ModeFileType::Regular);
     write_entry(archive, entry, content)
 }
 
 fn write_folder(archive: &mut Vec<u8>, name: &str) -> Result<()> {
-    let entry = Builder::new(name)
-        .mode(0o755)
-        .set_mode_file_type(ModeFileType::Directory)
-        .nlink(2);
+    let entry = Builder::new(name).mode(0o755).set_mode_file_type(ModeFileType::Directory).nlink(2);
     write_entry(archive, entry, &[])
 }
 
@@ -105,15 +93,9 @@ mod tests {
         write_file(&mut archive, "lib/x", 0o755, b"12345").unwrap();
         trailer(&mut archive).unwrap();
         let reader = cpio::NewcReader::new(archive.as_slice()).unwrap();
-        assert_eq!(
-            (reader.entry().name(), reader.entry().mode()),
-            ("lib", 0o040_755)
-        );
+        assert_eq!((reader.entry().name(), reader.entry().mode()), ("lib", 0o040_755));
         let mut reader = cpio::NewcReader::new(reader.finish().unwrap()).unwrap();
-        assert_eq!(
-            (reader.entry().name(), reader.entry().mode()),
-            ("lib/x", 0o100_755)
-        );
+        assert_eq!((reader.entry().name(), reader.entry().mode()), ("lib/x", 0o100_755));
         let mut content = Vec::new();
         std::io::Read::read_to_end(&mut reader, &mut content).unwrap();
         assert_eq!(content, b"12345");

@@ -25,17 +25,10 @@ pub(crate) fn unpack(frame: &[u8]) -> Result<Vec<u8>> {
         }
         let length = usize::try_from(length)?;
         let Some((packed, after)) = after.split_at_checked(length) else {
-            bail!(
-                "an LZ4 block of {length} bytes is cut off after {}",
-                after.len()
-            );
+            bail!("an LZ4 block of {length} bytes is cut off after {}", after.len());
         };
-        let size = lz4_flex::block::decompress_into(packed, &mut block).with_context(|| {
-            format!(
-                "a damaged LZ4 block, after {} bytes of output",
-                unpacked.len()
-            )
-        })?;
+        let size = lz4_flex::block::decompress_into(packed, &mut block)
+            .with_context(|| format!("a damaged LZ4 block, after {} bytes of output", unpacked.len()))?;
         unpacked.extend_from_slice(&block[..size]);
         rest = after;
     }

@@ -50,14 +50,8 @@ pub(crate) fn main(workspace: &Workspace, update: bool) -> Result<()> {
     let started = Instant::now();
     let (guest, made) = make(workspace, update)?;
     for path in [&guest.vmlinuz, &guest.vmlinux, &guest.initrd, &guest.rootfs] {
-        let size = fs::metadata(path)
-            .map(|metadata| metadata.len())
-            .unwrap_or(0);
-        println!(
-            "{:>9.1} MiB  {}",
-            size as f64 / f64::from(1 << 20),
-            workspace.short(path)
-        );
+        let size = fs::metadata(path).map(|metadata| metadata.len()).unwrap_or(0);
+        println!("{:>9.1} MiB  {}", size as f64 / f64::from(1 << 20), workspace.short(path));
     }
     let seconds = started.elapsed().as_secs_f64();
     let release = &guest.kernel.release;
@@ -75,11 +69,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Guest> {
 
 fn make(workspace: &Workspace, update: bool) -> Result<(Guest, bool)> {
     packages::ensure(&[MKFS, BUSYBOX])?;
-    let init = static_build::executable(
-        workspace,
-        &["build", "--quiet", "--package", "guest-init"],
-        "guest-init",
-    )?;
+    let init = static_build::executable(workspace, &["build", "--quiet", "--package", "guest-init"], "guest-init")?;
     let folder = workspace.target("guest");
     let _lock = stamp::lock(&folder)?;
     let kernel = kernel::ensure(&folder, update)?;
@@ -93,47 +83,29 @@ fn make(workspace: &Workspace, update: bool) -> Result<(Guest, bool)> {
         busybox,
         kernel,
     };
-    let made = [
-        make_vmlinuz(&guest)?,
-        make_vmlinux(&guest)?,
-        make_initrd(&guest)?,
-        make_rootfs(&guest)?,
-    ];
+    let made = [make_vmlinuz(&guest)?, make_vmlinux(&guest)?, make_initrd(&guest)?, make_rootfs(&guest)?];
     Ok((guest, made.contains(&true)))
 }
 
 fn make_vmlinuz(guest: &Guest) -> Result<bool> {
-    stamp::keep(
-        &guest.vmlinuz,
-        Recipe::default().text(&guest.kernel.package),
-        |draft| {
-            fs::copy(guest.kernel.vmlinuz(), draft)?;
-            Ok(())
-        },
-    )
+    stamp::keep(&guest.vmlinuz, Recipe::default().text(&guest.kernel.package), |draft| {
+        fs::copy(guest.kernel.vmlinuz(), draft)?;
+        Ok(())
+    })
 }
 
 fn make_vmlinux(guest: &Guest) -> Result<bool> {
-    stamp::keep(
-        &guest.vmlinux,
-        Recipe::default()
-            .text(&guest.kernel.package)
-            .text(payload::VERSION),
-        |draft| {
-            let step = Step::start("unpacking the vmlinux inside vmlinuz");
-            let vmlinux = payload::vmlinux_of(&fs::read(&guest.vmlinuz)?)?;
-            fs::write(draft, vmlinux)?;
-            step.finish("");
-            Ok(())
-        },
-    )
+    stamp::keep(&guest.vmlinux, Recipe::default().text(&guest.kernel.package).text(payload::VERSION), |draft| {
+        let step = Step::start("unpacking the vmlinux inside vmlinuz");
+        let vmlinux = payload::vmlinux_of(&fs::read(&guest.vmlinuz)?)?;
+        fs::write(draft, vmlinux)?;
+        step.finish("");
+        Ok(())
+    })
 }
 
 fn make_initrd(guest: &Guest) -> Result<bool> {
-    let recipe = Recipe::default()
-        .text(&guest.kernel.package)
-        .text(&initrd::recipe())
-        .file(&guest.init)?;
+    let recipe = Recipe::default().text(&guest.kernel.package).text(&initrd::recipe()).file(&guest.init)?;
     stamp::keep(&guest.initrd, recipe, |draft| {
         let step = Step::start("building the initrd");
         let count = initrd::build(&guest.kernel, &guest.init, draft)?;
@@ -143,10 +115,7 @@ fn make_initrd(guest: &Guest) -> Result<bool> {
 }
 
 fn make_rootfs(guest: &Guest) -> Result<bool> {
-    let recipe = Recipe::default()
-        .text(rootfs::VERSION)
-        .file(&guest.busybox)?
-        .file(&guest.init)?;
+    let recipe = Recipe::default().text(rootfs::VERSION).file(&guest.busybox)?.file(&guest.init)?;
     stamp::keep(&guest.rootfs, recipe, |draft| {
         let step = Step::start("building rootfs.ext4");
         rootfs::build(&guest.busybox, &guest.init, draft)?;

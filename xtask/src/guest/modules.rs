@@ -35,8 +35,7 @@ pub(crate) fn modules_for(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<Module
             return Ok(None);
         };
         let content = read(path)?;
-        let needs =
-            depends(&content).with_context(|| format!("{} is no kernel module", path.display()))?;
+        let needs = depends(&content).with_context(|| format!("{} is no kernel module", path.display()))?;
         contents.insert(name.to_owned(), content);
         Ok(Some(needs))
     })?;
@@ -47,20 +46,14 @@ pub(crate) fn modules_for(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<Module
         };
         let below = path.strip_prefix(&root)?.to_string_lossy();
         let below = below.strip_suffix(".xz").unwrap_or(&below).to_owned();
-        modules.push(Module {
-            path: below,
-            content,
-        });
+        modules.push(Module { path: below, content });
     }
     Ok(modules)
 }
 
 /// Names in an order in which each comes after all that it depends on. `depends` gives nothing for a module that isn't
 /// there.
-fn in_load_order(
-    wanted: &[&str],
-    mut depends: impl FnMut(&str) -> Result<Option<Vec<String>>>,
-) -> Result<Vec<String>> {
+fn in_load_order(wanted: &[&str], mut depends: impl FnMut(&str) -> Result<Option<Vec<String>>>) -> Result<Vec<String>> {
     let mut order = Vec::new();
     let mut path = Vec::new();
     for name in wanted {
@@ -80,10 +73,7 @@ fn visit(
         return Ok(());
     }
     if path.contains(&name) {
-        bail!(
-            "the modules {} depend on each other in a circle",
-            path.join(", ")
-        );
+        bail!("the modules {} depend on each other in a circle", path.join(", "));
     }
     let Some(needs) = depends(&name)? else {
         return Ok(());
@@ -104,8 +94,7 @@ fn canonical(name: &str) -> String {
 
 /// All modules below a folder, by name.
 fn collect(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))?;
+    let entries = fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))?;
     for entry in entries {
         let entry = entry?;
         let path = entry.path();
@@ -114,10 +103,7 @@ fn collect(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
-        if let Some(stem) = name
-            .strip_suffix(".ko")
-            .or_else(|| name.strip_suffix(".ko.xz"))
-        {
+        if let Some(stem) = name.strip_suffix(".ko").or_else(|| name.strip_suffix(".ko.xz")) {
             files.insert(canonical(stem), path);
         }
     }
@@ -126,17 +112,9 @@ fn collect(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     if path.extension().is_some_and(|extension| extension == "xz") {
-        let output = process::caught(
-            Command::new("xz")
-                .args(["--decompress", "--stdout"])
-                .arg(path),
-        )?;
+        let output = process::caught(Command::new("xz").args(["--decompress", "--stdout"]).arg(path))?;
         if !output.status.success() {
-            bail!(
-                "can't decompress {}: {}",
-                path.display(),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("can't decompress {}: {}", path.display(), String::from_utf8_lossy(&output.stderr).trim());
         }
         return Ok(output.stdout);
     }
@@ -151,13 +129,8 @@ fn depends(module: &[u8]) -> Option<Vec<String>> {
 
 /// Entries of `.modinfo` are `key=value`, each of which ends in NUL.
 fn parse_depends(info: &[u8]) -> Option<Vec<String>> {
-    let value = info
-        .split(|byte| *byte == 0)
-        .find_map(|entry| entry.strip_prefix(b"depends="))?;
-    let names = std::str::from_utf8(value)
-        .ok()?
-        .split(',')
-        .filter(|name| !name.is_empty());
+    let value = info.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"depends="))?;
+    let names = std::str::from_utf8(value).ok()?.split(',').filter(|name| !name.is_empty());
     Some(names.map(str::to_owned).collect())
 }
 
@@ -182,17 +155,8 @@ mod tests {
 
     #[test]
     fn every_module_comes_after_what_it_needs_and_only_once() {
-        let expected = [
-            "virtio",
-            "virtio_ring",
-            "virtio_blk",
-            "net_failover",
-            "virtio_net",
-        ];
-        assert_eq!(
-            order(&["virtio_blk", "virtio-net", "virtio"]).unwrap(),
-            expected
-        );
+        let expected = ["virtio", "virtio_ring", "virtio_blk", "net_failover", "virtio_net"];
+        assert_eq!(order(&["virtio_blk", "virtio-net", "virtio"]).unwrap(), expected);
     }
 
     #[test]
@@ -202,12 +166,7 @@ mod tests {
 
     #[test]
     fn a_circle_is_an_error() {
-        assert!(
-            order(&["chicken"])
-                .unwrap_err()
-                .to_string()
-                .contains("circle")
-        );
+        assert!(order(&["chicken"]).unwrap_err().to_string().contains("circle"));
     }
 
     #[test]

@@ -22,9 +22,7 @@ pub(crate) fn vmlinux_of(image: &[u8]) -> Result<Vec<u8>> {
     }
     let version = u32_at(image, VERSION_FIELD)? & 0xffff;
     if version < 0x0208 {
-        bail!(
-            "boot protocol 0x{version:04x} doesn't tell where the payload is: 0x0208 and later do"
-        );
+        bail!("boot protocol 0x{version:04x} doesn't tell where the payload is: 0x0208 and later do");
     }
     let sectors = match image[SETUP_SECTS] {
         0 => 4,
@@ -33,12 +31,9 @@ pub(crate) fn vmlinux_of(image: &[u8]) -> Result<Vec<u8>> {
     // The boot sector, then the set-up sectors, then the protected-mode code that the offset counts from.
     let start = (sectors + 1) * 512 + usize::try_from(u32_at(image, PAYLOAD_OFFSET)?)?;
     let length = usize::try_from(u32_at(image, PAYLOAD_LENGTH)?)?;
-    let payload = start
-        .checked_add(length)
-        .and_then(|end| image.get(start..end));
-    let payload = payload.with_context(|| {
-        format!("the payload, {length} bytes from 0x{start:x}, is beyond the image's end")
-    })?;
+    let payload = start.checked_add(length).and_then(|end| image.get(start..end));
+    let payload =
+        payload.with_context(|| format!("the payload, {length} bytes from 0x{start:x}, is beyond the image's end"))?;
     let vmlinux = unpack(payload)?;
     if !vmlinux.starts_with(b"\x7fELF") {
         bail!("what the payload unpacks to is no ELF file");
@@ -48,18 +43,13 @@ pub(crate) fn vmlinux_of(image: &[u8]) -> Result<Vec<u8>> {
 
 fn unpack(payload: &[u8]) -> Result<Vec<u8>> {
     // The build appends the unpacked size (Linux `scripts/Makefile.lib`, `size_append`); gzip has it of its own.
-    let (packed, size) = payload
-        .split_last_chunk::<4>()
-        .context("the payload is empty")?;
+    let (packed, size) = payload.split_last_chunk::<4>().context("the payload is empty")?;
     let size = usize::try_from(u32::from_le_bytes(*size))?;
     let kind = match packed {
         [0x02, 0x21, 0x4c, 0x18, ..] => {
             let unpacked = lz4_legacy::unpack(packed)?;
             if unpacked.len() != size {
-                bail!(
-                    "the payload unpacks to {} bytes instead of {size}",
-                    unpacked.len()
-                );
+                bail!("the payload unpacks to {} bytes instead of {size}", unpacked.len());
             }
             return Ok(unpacked);
         }
@@ -76,10 +66,7 @@ fn unpack(payload: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn u32_at(image: &[u8], at: usize) -> Result<u32> {
-    let bytes = image
-        .get(at..)
-        .and_then(|rest| rest.first_chunk())
-        .context("the image ends within its header")?;
+    let bytes = image.get(at..).and_then(|rest| rest.first_chunk()).context("the image ends within its header")?;
     Ok(u32::from_le_bytes(*bytes))
 }
 
@@ -93,8 +80,7 @@ mod tests {
         image[HEADER..HEADER + 4].copy_from_slice(b"HdrS");
         image[VERSION_FIELD..VERSION_FIELD + 2].copy_from_slice(&0x20f_u16.to_le_bytes());
         image[PAYLOAD_OFFSET..PAYLOAD_OFFSET + 4].copy_from_slice(&16_u32.to_le_bytes());
-        image[PAYLOAD_LENGTH..PAYLOAD_LENGTH + 4]
-            .copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+        image[PAYLOAD_LENGTH..PAYLOAD_LENGTH + 4].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
         image.extend_from_slice(payload);
         image.extend_from_slice(b"what follows");
         image
@@ -114,9 +100,7 @@ mod tests {
 
     #[test]
     fn another_compression_is_named() {
-        let error = vmlinux_of(&image(b"\x28\xb5\x2f\xfd------"))
-            .unwrap_err()
-            .to_string();
+        let error = vmlinux_of(&image(b"\x28\xb5\x2f\xfd------")).unwrap_err().to_string();
         assert!(error.contains("zstd"), "{error}");
     }
 

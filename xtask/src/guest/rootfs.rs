@@ -15,21 +15,15 @@ use crate::process;
 pub(crate) const VERSION: &str = "1";
 
 const FOLDERS: [&str; 15] = [
-    "bin", "dev", "etc", "home", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin",
-    "usr/sbin", "var/log", "var/tmp",
+    "bin", "dev", "etc", "home", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/log",
+    "var/tmp",
 ];
 const FILES: [(&str, &str); 6] = [
-    (
-        "etc/passwd",
-        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
-    ),
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"),
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
     ("etc/hostname", "guest\n"),
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-    (
-        "etc/os-release",
-        "ID=vmm-guest\nPRETTY_NAME=\"The test guest\"\n",
-    ),
+    ("etc/os-release", "ID=vmm-guest\nPRETTY_NAME=\"The test guest\"\n"),
     ("etc/profile", "export PS1='\\h:\\w\\$ '\n"),
 ];
 
@@ -39,26 +33,14 @@ pub(crate) fn build(busybox: &Path, init: &Path, to: &Path) -> Result<()> {
     let root = staging.path();
     install_busybox(busybox, root)?;
     let own = root.join("sbin/init");
-    fs::remove_file(&own).or_else(|error| {
-        if error.kind() == std::io::ErrorKind::NotFound {
-            Ok(())
-        } else {
-            Err(error)
-        }
-    })?;
+    fs::remove_file(&own).or_else(
+        |error| {
+            if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+        },
+    )?;
     install_program(init, &own)?;
     // Everything is written now: a guest that still initialised tables in the background would blur what tests see.
-    make_ext4(
-        root,
-        to,
-        "64M",
-        &[
-            "-L",
-            "rootfs",
-            "-E",
-            "lazy_itable_init=0,lazy_journal_init=0",
-        ],
-    )
+    make_ext4(root, to, "64M", &["-L", "rootfs", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
 }
 
 /// Fills a folder with what every root of ours has.
@@ -99,11 +81,6 @@ fn install_program(from: &Path, to: &Path) -> Result<()> {
 pub(crate) fn make_ext4(content: &Path, to: &Path, size: &str, options: &[&str]) -> Result<()> {
     let mkfs = process::find("mkfs.ext4").context("mkfs.ext4 is gone")?;
     let mut command = Command::new(mkfs);
-    command
-        .args(["-q", "-F", "-m", "0", "-d"])
-        .arg(content)
-        .args(options)
-        .arg(to)
-        .arg(size);
+    command.args(["-q", "-F", "-m", "0", "-d"]).arg(content).args(options).arg(to).arg(size);
     process::output(&mut command).map(drop)
 }

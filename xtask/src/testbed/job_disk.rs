@@ -35,20 +35,11 @@ impl JobDisk {
         let runs = workspace.target("testbed/runs");
         fs::create_dir_all(&runs).with_context(|| format!("can't make {}", runs.display()))?;
         sweep(&runs);
-        let folder = tempfile::Builder::new()
-            .prefix(&format!("{}-", std::process::id()))
-            .tempdir_in(&runs)?;
+        let folder = tempfile::Builder::new().prefix(&format!("{}-", std::process::id())).tempdir_in(&runs)?;
         let disk = Self { folder };
         let staging = disk.folder.path().join("staging");
         fill(&staging, request, vmm)?;
-        let options = [
-            "-O",
-            "^has_journal",
-            "-i",
-            "65536",
-            "-E",
-            "lazy_itable_init=0",
-        ];
+        let options = ["-O", "^has_journal", "-i", "65536", "-E", "lazy_itable_init=0"];
         guest::make_ext4(&staging, &disk.image(), SIZE, &options)?;
         fs::remove_dir_all(&staging)?;
         Ok(disk)
@@ -75,18 +66,12 @@ impl JobDisk {
         fs::create_dir_all(&copied)?;
         let debugfs = process::find("debugfs").context("debugfs is gone")?;
         process::output(
-            Command::new(debugfs)
-                .args(["-R", "rdump /out copied", "job.ext4"])
-                .current_dir(self.folder.path()),
+            Command::new(debugfs).args(["-R", "rdump /out copied", "job.ext4"]).current_dir(self.folder.path()),
         )?;
         let content = copied.join("out/.");
         process::output(
             Command::new("cp")
-                .args([
-                    "--recursive",
-                    "--preserve=mode,timestamps,links",
-                    "--no-target-directory",
-                ])
+                .args(["--recursive", "--preserve=mode,timestamps,links", "--no-target-directory"])
                 .arg(content)
                 .arg(to),
         )
@@ -106,8 +91,7 @@ fn fill(staging: &Path, request: &Request, vmm: &Path) -> Result<()> {
         let (rows, columns) = terminal::size();
         fs::write(staging.join("terminal"), format!("{rows} {columns}\n"))?;
     }
-    fs::copy(vmm, staging.join("bin/vmm"))
-        .with_context(|| format!("can't copy {}", vmm.display()))?;
+    fs::copy(vmm, staging.join("bin/vmm")).with_context(|| format!("can't copy {}", vmm.display()))?;
     if let Some(share) = &request.share {
         process::output(
             Command::new("cp")
@@ -152,9 +136,6 @@ mod tests {
 
     #[test]
     fn entries_end_in_nul_so_that_empty_ones_count() {
-        assert_eq!(
-            nul_terminated(&["a b".to_owned(), String::new()]),
-            "a b\0\0"
-        );
+        assert_eq!(nul_terminated(&["a b".to_owned(), String::new()]), "a b\0\0");
     }
 }

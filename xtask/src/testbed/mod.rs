@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::guest::{self, Guest};
 use crate::packages::{self, DEBUGFS, MKFS, QEMU};
-use crate::progress::{Step, note};
+use crate::progress::note;
 use crate::static_build;
 use crate::workspace::Workspace;
 use job_disk::JobDisk;
@@ -50,15 +50,7 @@ pub(crate) struct Request {
 impl Request {
     /// A command in a testbed of the usual size.
     pub(crate) fn new(command: Vec<String>) -> Self {
-        Self {
-            cpus: 2,
-            memory: 4096,
-            share: None,
-            out: None,
-            timeout: None,
-            interactive: false,
-            command,
-        }
+        Self { cpus: 2, memory: 4096, share: None, out: None, timeout: None, interactive: false, command }
     }
 }
 
@@ -79,19 +71,13 @@ pub(crate) fn run(
 ) -> Result<i32> {
     check(request)?;
     packages::ensure(&[QEMU, MKFS, DEBUGFS])?;
-    let vmm = static_build::executable(
-        workspace,
-        &["build", "--package", "vmm", "--bin", "vmm"],
-        "vmm",
-    )?;
+    let vmm = static_build::executable(workspace, &["build", "--package", "vmm", "--bin", "vmm"], "vmm")?;
     let guest = guest::ensure(workspace)?;
     let root = root_disk::ensure(workspace, &guest)?;
     let events = session::Events::new()?;
     let mut attempt = 1;
     loop {
-        let step = Step::start("preparing the testbed");
         let disk = JobDisk::make(workspace, request, &vmm)?;
-        step.finish("");
         let ending = one_boot(request, &guest, &root, &disk, &events, sink)?;
         keep_log(workspace, &disk)?;
         let console = workspace.target("testbed/console.log");
@@ -103,9 +89,7 @@ pub(crate) fn run(
             }
             Ending::TimedOut => {
                 let seconds = request.timeout.unwrap_or_default().as_secs();
-                note(format!(
-                    "the testbed was killed: its time of {seconds} s was over (kernel log: {log})"
-                ));
+                note(format!("the testbed was killed: its time of {seconds} s was over (kernel log: {log})"));
                 bring_back(request, &disk)?;
                 return Ok(TIMED_OUT);
             }
@@ -115,9 +99,7 @@ pub(crate) fn run(
             }
             Ending::Failed(why) if attempt == 1 => {
                 attempt += 1;
-                note(format!(
-                    "{why}; killed, and started once more (kernel log: {log})"
-                ));
+                note(format!("{why}; killed, and started once more (kernel log: {log})"));
             }
             Ending::Failed(why) => bail!("{why}, for the second time; kernel log: {log}"),
         }
@@ -132,12 +114,7 @@ fn one_boot(
     events: &session::Events,
     sink: &mut dyn FnMut(Stream, &[u8]) -> std::io::Result<()>,
 ) -> Result<Ending> {
-    let machine = qemu::Machine {
-        request,
-        guest,
-        root,
-        job: disk,
-    };
+    let machine = qemu::Machine { request, guest, root, job: disk };
     session::run(&machine, events, sink)
 }
 
@@ -146,10 +123,7 @@ fn check(request: &Request) -> Result<()> {
         bail!("--cpus {}: the testbed has 1 to 64", request.cpus);
     }
     if request.memory < 512 {
-        bail!(
-            "--memory {}M: the testbed needs 512M at the least",
-            request.memory
-        );
+        bail!("--memory {}M: the testbed needs 512M at the least", request.memory);
     }
     if let Some(share) = &request.share
         && !share.is_dir()
@@ -157,16 +131,14 @@ fn check(request: &Request) -> Result<()> {
         bail!("--share {}: this is no folder", share.display());
     }
     if let Some(out) = &request.out {
-        std::fs::create_dir_all(out)
-            .with_context(|| format!("--out {}: can't make this folder", out.display()))?;
+        std::fs::create_dir_all(out).with_context(|| format!("--out {}: can't make this folder", out.display()))?;
     }
     Ok(())
 }
 
 fn keep_log(workspace: &Workspace, disk: &JobDisk) -> Result<()> {
     let log = workspace.target("testbed/console.log");
-    std::fs::rename(disk.console_log(), &log)
-        .with_context(|| format!("can't write {}", log.display()))
+    std::fs::rename(disk.console_log(), &log).with_context(|| format!("can't write {}", log.display()))
 }
 
 fn bring_back(request: &Request, disk: &JobDisk) -> Result<()> {

@@ -22,8 +22,7 @@ pub(crate) const INPUT: u32 = 4;
 pub(crate) const PORTS: [u32; 4] = [CONTROL, OUTPUT, ERRORS, INPUT];
 
 /// The testbed's kernel takes no care of speculation, as nobody attacks it, and ends the machine when it panics.
-const CMDLINE: &str =
-    "console=ttyS0 panic=-1 reboot=t mitigations=off root=/dev/vda rw init=/sbin/testbed-init";
+const CMDLINE: &str = "console=ttyS0 panic=-1 reboot=t mitigations=off root=/dev/vda rw init=/sbin/testbed-init";
 
 /// What the machine is made of.
 pub(crate) struct Machine<'a> {
@@ -39,74 +38,33 @@ impl Machine<'_> {
     /// QEMU dies with the thread that calls this.
     pub(crate) fn start(&self, socket: impl Fn(u32) -> String) -> Result<Child> {
         let mut qemu = Command::new(QEMU.program());
-        qemu.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ]);
-        qemu.args([
-            "-machine",
-            "q35",
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-        ]);
-        qemu.args([
-            "-smp",
-            &self.request.cpus.to_string(),
-            "-m",
-            &self.request.memory.to_string(),
-        ]);
-        qemu.arg("-kernel")
-            .arg(&self.guest.vmlinuz)
-            .arg("-initrd")
-            .arg(&self.guest.initrd)
-            .args(["-append", CMDLINE]);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]);
+        qemu.args(["-smp", &self.request.cpus.to_string(), "-m", &self.request.memory.to_string()]);
+        qemu.arg("-kernel").arg(&self.guest.vmlinuz).arg("-initrd").arg(&self.guest.initrd).args(["-append", CMDLINE]);
         let log = self.job.console_log();
-        qemu.args([
-            "-chardev",
-            &format!("file,id=console,path={}", escaped(&log)),
-            "-serial",
-            "chardev:console",
-        ]);
-        let disks = [
-            ("root", self.root.to_owned(), "snapshot=on"),
-            ("job", self.job.image(), "snapshot=off"),
-        ];
+        qemu.args(["-chardev", &format!("file,id=console,path={}", escaped(&log)), "-serial", "chardev:console"]);
+        let disks = [("root", self.root.to_owned(), "snapshot=on"), ("job", self.job.image(), "snapshot=off")];
         for (id, path, snapshot) in disks {
             let path = escaped(&path);
             qemu.args([
                 "-drive",
-                &format!(
-                    "id={id},if=none,format=raw,cache=unsafe,discard=unmap,{snapshot},file={path}"
-                ),
+                &format!("id={id},if=none,format=raw,cache=unsafe,discard=unmap,{snapshot},file={path}"),
             ]);
             qemu.args(["-device", &format!("virtio-blk-pci,drive={id}")]);
         }
         qemu.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
         for port in PORTS {
-            qemu.args([
-                "-chardev",
-                &format!("socket,id=port{port},path={},abstract=on", socket(port)),
-            ]);
-            qemu.args([
-                "-device",
-                &format!("virtserialport,nr={port},chardev=port{port}"),
-            ]);
+            qemu.args(["-chardev", &format!("socket,id=port{port},path={},abstract=on", socket(port))]);
+            qemu.args(["-device", &format!("virtserialport,nr={port},chardev=port{port}")]);
         }
         let complaints = File::create(self.job.qemu_log())?;
-        qemu.stdin(Stdio::null())
-            .stdout(complaints.try_clone()?)
-            .stderr(complaints);
+        qemu.stdin(Stdio::null()).stdout(complaints.try_clone()?).stderr(complaints);
         // The terminal's Ctrl-C is for this program, which then ends QEMU in its own way.
         qemu.process_group(0);
         // SAFETY: the closure makes one system call and allocates nothing, as must be between fork and exec.
         unsafe { qemu.pre_exec(die_with_parent) };
-        qemu.spawn()
-            .with_context(|| format!("can't start {}", QEMU.program()))
+        qemu.spawn().with_context(|| format!("can't start {}", QEMU.program()))
     }
 }
 

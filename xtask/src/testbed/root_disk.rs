@@ -22,18 +22,8 @@ const VERSION: &str = "1";
 const SIZE: &str = "4G";
 
 /// What makes the machine a KVM host, and what tests on one want.
-const MODULES: [&str; 10] = [
-    "kvm-amd",
-    "tun",
-    "tap",
-    "vhost",
-    "vhost_net",
-    "vhost_vsock",
-    "vsock_diag",
-    "vsock_loopback",
-    "loop",
-    "fuse",
-];
+const MODULES: [&str; 10] =
+    ["kvm-amd", "tun", "tap", "vhost", "vhost_net", "vhost_vsock", "vsock_diag", "vsock_loopback", "loop", "fuse"];
 
 /// The host's own programs, for looking at disks that a guest has written.
 const PROGRAMS: [&str; 4] = ["e2fsck", "debugfs", "mke2fs", "dumpe2fs"];
@@ -43,11 +33,7 @@ pub(crate) fn ensure(workspace: &Workspace, guest: &Guest) -> Result<PathBuf> {
     let folder = workspace.target("testbed");
     let _lock = stamp::lock(&folder)?;
     let disk = folder.join("root.ext4");
-    let mut recipe = Recipe::default()
-        .text(VERSION)
-        .text(SIZE)
-        .text(&MODULES.join(" "))
-        .text(&guest.kernel.package);
+    let mut recipe = Recipe::default().text(VERSION).text(SIZE).text(&MODULES.join(" ")).text(&guest.kernel.package);
     for part in [&guest.initrd, &guest.rootfs, &guest.init, &guest.busybox] {
         recipe = recipe.file(part)?;
     }
@@ -59,16 +45,7 @@ pub(crate) fn ensure(workspace: &Workspace, guest: &Guest) -> Result<PathBuf> {
         let staging = tempfile::tempdir()?;
         fill(staging.path(), guest)?;
         // Nothing on it has to outlive a crash.
-        let options = [
-            "-O",
-            "^has_journal",
-            "-i",
-            "65536",
-            "-L",
-            "testbed",
-            "-E",
-            "lazy_itable_init=0",
-        ];
+        let options = ["-O", "^has_journal", "-i", "65536", "-L", "testbed", "-E", "lazy_itable_init=0"];
         guest::make_ext4(staging.path(), draft, SIZE, &options)?;
         step.finish("");
         Ok(())
@@ -79,14 +56,7 @@ pub(crate) fn ensure(workspace: &Workspace, guest: &Guest) -> Result<PathBuf> {
 fn fill(root: &Path, guest: &Guest) -> Result<()> {
     guest::install_busybox(&guest.busybox, root)?;
     fs::write(root.join("etc/hostname"), "testbed\n")?;
-    for folder in [
-        "guest",
-        "share",
-        "out",
-        "job",
-        "usr/local/bin",
-        "lib/modules",
-    ] {
+    for folder in ["guest", "share", "out", "job", "usr/local/bin", "lib/modules"] {
         fs::create_dir_all(root.join(folder))?;
     }
     fs::copy(&guest.init, root.join("sbin/testbed-init"))?;
@@ -97,13 +67,10 @@ fn fill(root: &Path, guest: &Guest) -> Result<()> {
         ("rootfs.ext4", &guest.rootfs),
     ];
     for (name, path) in names {
-        fs::copy(path, root.join("guest").join(name))
-            .with_context(|| format!("can't copy {}", path.display()))?;
+        fs::copy(path, root.join("guest").join(name)).with_context(|| format!("can't copy {}", path.display()))?;
     }
     install_modules(root, guest)?;
-    PROGRAMS
-        .iter()
-        .try_for_each(|program| install_program(root, program))?;
+    PROGRAMS.iter().try_for_each(|program| install_program(root, program))?;
     replace_link(&root.join("sbin/mkfs.ext4"), "/sbin/mke2fs")
 }
 
@@ -138,14 +105,11 @@ fn install_program(root: &Path, program: &str) -> Result<()> {
 
 /// The absolute paths in what ldd prints.
 fn parse_ldd(text: &str) -> Vec<&str> {
-    text.lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .collect()
+    text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/'))).collect()
 }
 
 fn find(program: &str) -> Result<PathBuf> {
-    process::find(program)
-        .with_context(|| format!("{program} is missing; it comes with: apt-get install e2fsprogs"))
+    process::find(program).with_context(|| format!("{program} is missing; it comes with: apt-get install e2fsprogs"))
 }
 
 fn replace_link(link: &Path, target: &str) -> Result<()> {
@@ -160,13 +124,7 @@ mod tests {
     #[test]
     fn libraries_are_read_from_ldd() {
         let text = "\tlinux-vdso.so.1 (0x00007f2ade534000)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f2ade20a000)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f2ade536000)\n";
-        assert_eq!(
-            parse_ldd(text),
-            [
-                "/lib/x86_64-linux-gnu/libc.so.6",
-                "/lib64/ld-linux-x86-64.so.2"
-            ]
-        );
+        assert_eq!(parse_ldd(text), ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]);
         assert!(parse_ldd("\tnot a dynamic executable\n").is_empty());
     }
 }

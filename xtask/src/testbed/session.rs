@@ -8,6 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -80,11 +81,11 @@ pub(crate) fn run(
 ) -> Result<Ending> {
     static BOOTS: AtomicU32 = AtomicU32::new(0);
     let boot = BOOTS.fetch_add(1, Ordering::Relaxed);
-    let socket = |port: u32| format!("vmm-testbed-{}-{boot}-{port}", std::process::id());
+    let socket = |port| socket_name(boot, port);
     for port in PORTS {
         let address = SocketAddr::from_abstract_name(socket(port))?;
-        let listener = UnixListener::bind_addr(&address)
-            .with_context(|| format!("can't listen at @{}", socket(port)))?;
+        let listener =
+            UnixListener::bind_addr(&address).with_context(|| format!("can't listen at @{}", socket(port)))?;
         let sender = events.sender.clone();
         std::thread::spawn(move || {
             // Whatever goes wrong on the way counts as the port's end.
@@ -108,14 +109,15 @@ pub(crate) fn run(
         started: Instant::now(),
     };
     let ending = session.follow(events, sink);
+    session.wake_unconnected_ports();
     drop(session);
-    qemu.kill();
-    // A port that QEMU never connected to is still waiting for it.
-    for port in PORTS {
-        let _ = SocketAddr::from_abstract_name(socket(port))
-            .and_then(|address| UnixStream::connect_addr(&address));
-    }
+    qemu.end();
     ending
+}
+
+/// The abstract socket for a port of a boot.
+fn socket_name(boot: u32, port: u32) -> String {
+    format!("vmm-testbed-{}-{boot}-{port}", std::process::id())
 }
 
 /// Waits for QEMU to connect, then passes on what comes in.
@@ -144,22 +146,24 @@ fn serve_port(listener: &UnixListener, boot: u32, port: u32, sender: &Sender<Eve
 /// A running QEMU, which another thread waits for.
 struct Qemu {
     pidfd: rustix::fd::OwnedFd,
+    waiter: JoinHandle<()>,
 }
 
 impl Qemu {
     fn watch(mut child: Child, boot: u32, sender: Sender<Event>) -> Result<Self> {
         let pid = rustix::process::Pid::from_child(&child);
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        std::thread::spawn(move || {
+        let waiter = std::thread::spawn(move || {
             let _ = child.wait();
             let _ = sender.send(Event::QemuEnded(boot));
         });
-        Ok(Self { pidfd })
+        Ok(Self { pidfd, waiter })
     }
 
-    /// Does no harm to a QEMU that has ended.
-    fn kill(&self) {
+    /// Kills it unless it has ended, and waits until it is gone.
+    fn end(self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = self.waiter.join();
     }
 }
 
@@ -187,18 +191,13 @@ impl Session<'_> {
         let mut qemu_ended = false;
         loop {
             let (deadline, ending) = self.next_deadline();
-            let event = match events
-                .receiver
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            let event = match events.receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(event) => event,
                 Err(RecvTimeoutError::Timeout) => return Ok(ending),
                 Err(error) => return Err(error.into()),
             };
             match event {
-                Event::Connected(boot, port, stream) if boot == self.boot => {
-                    self.connected(port, stream)
-                }
+                Event::Connected(boot, port, stream) if boot == self.boot => self.connected(port, stream),
                 Event::Data(boot, stream, bytes) if boot == self.boot => {
                     sink(stream, &bytes).context("can't pass on the output")?
                 }
@@ -232,17 +231,9 @@ impl Session<'_> {
         } else {
             PATIENCE
         };
-        let stall = format!(
-            "the testbed stood still: not a word from it for {} s",
-            limit.as_secs()
-        );
+        let stall = format!("the testbed stood still: not a word from it for {} s", limit.as_secs());
         let silence = (self.last_beat + limit, Ending::Failed(stall));
-        match self
-            .machine
-            .request
-            .timeout
-            .map(|timeout| self.started + timeout)
-        {
+        match self.machine.request.timeout.map(|timeout| self.started + timeout) {
             Some(timeout) if timeout < silence.0 => (timeout, Ending::TimedOut),
             _ => silence,
         }
@@ -266,9 +257,7 @@ impl Session<'_> {
                 }
             }
             None if line.is_empty() => self.forward_input(events),
-            Some(("exit", status)) => {
-                self.status = Some(status.parse().context("the testbed reports no number")?)
-            }
+            Some(("exit", status)) => self.status = Some(status.parse().context("the testbed reports no number")?),
             Some(("error", what)) => {
                 crate::progress::note(format!("testbed: {what}"));
                 self.trouble = Some(what.to_owned());
@@ -308,11 +297,11 @@ impl Session<'_> {
         }
     }
 
+    /// A port that QEMU never connected to is still waiting for it.
     fn wake_unconnected_ports(&self) {
         for port in PORTS {
-            let name = format!("vmm-testbed-{}-{}-{port}", std::process::id(), self.boot);
-            let _ = SocketAddr::from_abstract_name(name)
-                .and_then(|address| UnixStream::connect_addr(&address));
+            let name = socket_name(self.boot, port);
+            let _ = SocketAddr::from_abstract_name(name).and_then(|address| UnixStream::connect_addr(&address));
         }
     }
 

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The x86-64 machine.
+
+pub mod acpi;
+pub mod cpuid;
+pub mod layout;
+pub mod registers;
+pub mod tables;
