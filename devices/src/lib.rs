@@ -1,3 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Nothing yet.
+//! All that a guest can talk to: buses, legacy ports, virtio transports and devices.
+//!
+//! Every value that comes in through a register or a ring was written by a hostile guest. The rules of this crate:
+//! no panic on what a guest wrote, every loop and allocation bounded, descriptors resolve to RAM only, a bad request
+//! fails alone, and a ring that can't be trusted any more stops its own device and nothing else.
+//!
+//! The crate knows no KVM: an interrupt is an [`interrupt::InterruptLine`], a doorbell an `EventFd`, guest memory is
+//! `vm-memory`. So all of it is tested, fuzzed and benchmarked at full speed on a machine without `/dev/kvm`.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::unreachable,
+        clippy::arithmetic_side_effects
+    )
+)]
+#![deny(unsafe_code)]
+
+pub mod bus;
+pub mod i8042;
+pub mod interrupt;
+pub mod power;
+pub mod rtc;
+pub mod serial;
+mod sys;
+pub mod throttle;
+pub mod virtio;
+
+/// Guest RAM as all devices see it.
+pub type GuestRam = vm_memory::GuestMemoryMmap<()>;

@@ -1,4 +1,158 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Nothing yet.
-fn main() {}
+//! The project's chores. `cargo xtask --help` lists them.
+
+mod guest;
+mod packages;
+mod process;
+mod progress;
+mod stamp;
+mod static_build;
+mod testbed;
+mod workspace;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use testbed::{Request, Stream};
+use workspace::Workspace;
+
+/// The project's chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Xtask {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Get and build the files that a guest boots from, in target/guest/
+    ///
+    /// vmlinuz is Debian's stock cloud kernel, downloaded and unpacked, not installed; vmlinux is the ELF kernel inside
+    /// it; initrd loads the virtio drivers and hands over to the root file system; rootfs.ext4 has busybox and an init
+    /// that says hello. What is there and up to date stays as it is.
+    Guest {
+        /// Look for a newer Debian kernel
+        #[arg(long)]
+        update: bool,
+    },
+    /// Run a command in an emulated KVM host
+    ///
+    /// Works on any machine: QEMU emulates a processor with hardware virtualization, in which Debian's kernel with its
+    /// KVM serves virtual machines as it does elsewhere, only slower. In there, `vmm` is on the path, the guest files
+    /// are in /guest, the working folder is /share, and there is busybox with all its applets. Standard output and
+    /// error stay apart; the exit status is the command's, 124 when the time was over. The kernel's log is kept in
+    /// target/testbed/console.log.
+    #[command(after_help = "Example:\n  cargo xtask testbed --share . -- sh -c 'ls -l /dev/kvm; vmm doctor'")]
+    Testbed(TestbedArguments),
+}
+
+#[derive(Args)]
+struct TestbedArguments {
+    /// Processors to emulate; more than this machine has makes it slower
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    cpus: u32,
+    /// Memory of the emulated machine, as 4G or 512M; a bare number is MiB
+    #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = parse_memory)]
+    memory: u64,
+    /// Folder to copy to /share
+    #[arg(long, value_name = "DIR")]
+    share: Option<PathBuf>,
+    /// Folder that gets what the command leaves in /out
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Kill the testbed after so long
+    #[arg(long, value_name = "SECS")]
+    timeout: Option<u64>,
+    /// Give the command this terminal; Ctrl-] ends the testbed
+    #[arg(long, short)]
+    interactive: bool,
+    /// The command and its arguments; for more than one, use sh -c '...'
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// MiB.
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let (number, factor) = match text.trim_end_matches(|c: char| c.is_ascii_alphabetic()) {
+        number if number.len() == text.len() => (number, 1),
+        number => match &text[number.len()..] {
+            "M" | "m" | "MiB" => (number, 1),
+            "G" | "g" | "GiB" => (number, 1024),
+            unit => return Err(format!("{unit:?} is none of M and G")),
+        },
+    };
+    let number: u64 = number.parse().map_err(|_| "this is no size: write it as 4G or 512M".to_owned())?;
+    number.checked_mul(factor).filter(|mib| *mib <= 1 << 24).ok_or_else(|| "this is too much".to_owned())
+}
+
+impl TestbedArguments {
+    fn request(self) -> Request {
+        Request {
+            cpus: self.cpus,
+            memory: self.memory,
+            share: self.share,
+            out: self.out,
+            timeout: self.timeout.map(Duration::from_secs),
+            interactive: self.interactive,
+            command: self.command,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let xtask = Xtask::parse();
+    match run(xtask.chore, &Workspace::locate()) {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chore: Chore, workspace: &Workspace) -> Result<i32> {
+    match chore {
+        Chore::Guest { update } => guest::main(workspace, update).map(|()| 0),
+        Chore::Testbed(arguments) => testbed::run(workspace, &arguments.request(), &mut pass_on),
+    }
+}
+
+/// What comes out of a testbed goes out of here.
+fn pass_on(stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
+    match stream {
+        Stream::Output => {
+            let mut output = std::io::stdout().lock();
+            output.write_all(bytes)?;
+            output.flush()
+        }
+        Stream::Errors => std::io::stderr().write_all(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Xtask::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_mib_unless_they_say_otherwise() {
+        for (text, mib) in [("512", 512), ("512M", 512), ("4G", 4096), ("2g", 2048)] {
+            assert_eq!(parse_memory(text), Ok(mib));
+        }
+        for text in ["", "G", "4T", "-1", "99999999999999G", "4 G"] {
+            assert!(parse_memory(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The 16550 serial port: the register file is vm-superio's, the bounds and the interrupt are ours.
+//!
+//! The guest controls every register. Input that it doesn't read waits in a FIFO of fixed size, and whoever feeds it is
+//! told when there is room again; output goes to a writer that may block but never fails the guest.
+
+use std::convert::Infallible;
+use std::fmt::{self, Debug};
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::BusDevice;
+use crate::interrupt::InterruptLine;
+use crate::throttle::Throttle;
+
+struct Line(Box<dyn InterruptLine>);
+
+impl Trigger for Line {
+    type E = Infallible;
+
+    fn trigger(&self) -> Result<(), Infallible> {
+        self.0.trigger();
+        Ok(())
+    }
+}
+
+/// Tells the feeder that the guest has read all of its input.
+struct Events {
+    drained: EventFd,
+    lost: Throttle,
+}
+
+impl SerialEvents for Events {
+    fn buffer_read(&self) {}
+
+    fn out_byte(&self) {}
+
+    fn tx_lost_byte(&self) {
+        if let Some(times) = self.lost.hit() {
+            tracing::warn!(bytes = times, "serial output was lost: its host side can't be written");
+        }
+    }
+
+    fn in_buffer_empty(&self) {
+        // The counter can only be full when nobody has read it 2^64 times: then it has been told enough.
+        let _ = self.drained.write(1);
+    }
+}
+
+type Port = Serial<Line, Events, Box<dyn Write + Send>>;
+
+/// A serial port.
+pub struct SerialPort(Mutex<Port>);
+
+impl Debug for SerialPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SerialPort").finish_non_exhaustive()
+    }
+}
+
+impl SerialPort {
+    /// A port that writes to `output` and signals `drained` each time the guest has emptied its input.
+    pub fn new(line: Box<dyn InterruptLine>, drained: EventFd, output: Box<dyn Write + Send>) -> Self {
+        let events = Events { drained, lost: Throttle::new() };
+        Self(Mutex::new(Serial::with_events(Line(line), events, output)))
+    }
+
+    /// How many bytes of input the port can take now: none while the guest has it in loopback mode. `drained` is
+    /// signalled when there is room again.
+    pub fn room(&self) -> usize {
+        let mut port = self.lock();
+        if in_loopback(&mut port) { 0 } else { port.fifo_capacity() }
+    }
+
+    /// Hands input to the guest; gives back how many bytes were taken, which is at most [`Self::room`].
+    pub fn receive(&self, input: &[u8]) -> usize {
+        self.lock().enqueue_raw_bytes(input).unwrap_or(0)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Port> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Offset of the modem control register, and its loopback bit.
+const MCR: u8 = 4;
+const MCR_LOOP: u8 = 1 << 4;
+
+/// Reading this register has no effect.
+fn in_loopback(port: &mut Port) -> bool {
+    port.read(MCR) & MCR_LOOP != 0
+}
+
+impl BusDevice for SerialPort {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let (Ok(offset), [first]) = (u8::try_from(offset), data) {
+            *first = self.lock().read(offset);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let (Ok(offset), &[first]) = (u8::try_from(offset), data) {
+            let mut port = self.lock();
+            let was_in_loopback = in_loopback(&mut port);
+            // A byte that could not be written is counted by `Events::tx_lost_byte`.
+            let _ = port.write(offset, first);
+            if was_in_loopback && !in_loopback(&mut port) {
+                port.events().in_buffer_empty();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Output {
+        fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend(data);
+            Ok(data.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Broken;
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn eventfd() -> EventFd {
+        EventFd::new(libc::EFD_NONBLOCK).unwrap()
+    }
+
+    fn read(port: &SerialPort, offset: u64) -> u8 {
+        let mut data = [0];
+        port.read(offset, &mut data);
+        data[0]
+    }
+
+    #[test]
+    fn what_the_guest_writes_reaches_the_output() {
+        let output = Output::default();
+        let port = SerialPort::new(Box::new(eventfd()), eventfd(), Box::new(output.clone()));
+        port.write(0, b"o");
+        port.write(0, b"k");
+        port.write(0, b"wide");
+        assert_eq!(*output.0.lock().unwrap(), b"ok");
+    }
+
+    #[test]
+    fn input_is_bounded_and_its_feeder_is_told_when_it_is_read() {
+        let (line, drained) = (eventfd(), eventfd());
+        let port = SerialPort::new(
+            Box::new(line.try_clone().unwrap()),
+            drained.try_clone().unwrap(),
+            Box::new(std::io::sink()),
+        );
+        port.write(1, &[1]);
+        let room = port.room();
+        assert_eq!(port.receive(&vec![7; room + 10]), room);
+        assert_eq!((port.room(), port.receive(b"more")), (0, 0));
+        assert!(line.read().is_ok());
+        assert!(drained.read().is_err());
+        for _ in 0..room {
+            assert_eq!(read(&port, 0), 7);
+        }
+        assert_eq!(port.room(), room);
+        assert!(drained.read().is_ok());
+    }
+
+    #[test]
+    fn a_port_in_loopback_takes_no_input_and_says_when_it_does_again() {
+        let drained = eventfd();
+        let port = SerialPort::new(Box::new(eventfd()), drained.try_clone().unwrap(), Box::new(std::io::sink()));
+        port.write(4, &[0x18]);
+        assert_eq!((port.room(), port.receive(b"x")), (0, 0));
+        assert!(drained.read().is_err());
+        port.write(4, &[0x08]);
+        assert!(drained.read().is_ok());
+        assert_eq!(port.receive(b"x"), 1);
+    }
+
+    #[test]
+    fn a_writer_that_fails_loses_bytes_and_nothing_else() {
+        let port = SerialPort::new(Box::new(eventfd()), eventfd(), Box::new(Broken));
+        for _ in 0..1000 {
+            port.write(0, b"x");
+        }
+        assert_ne!(read(&port, 5) & 0x60, 0, "the transmitter still says that it is empty");
+    }
+
+    #[test]
+    fn every_offset_width_and_value_has_an_answer() {
+        let port = SerialPort::new(Box::new(eventfd()), eventfd(), Box::new(std::io::sink()));
+        for offset in (0..10).chain([255, 256, u64::MAX]) {
+            for width in 0..=8 {
+                for value in [0, 1, 0x10, 0x80, 0xff] {
+                    port.write(offset, &vec![value; width]);
+                    port.read(offset, &mut vec![0xff; width]);
+                }
+            }
+        }
+    }
+}

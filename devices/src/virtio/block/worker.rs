@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The thread that serves a queue: asleep until the doorbell rings, then at work until the queue is empty.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::device::Image;
+use super::request::Server;
+use crate::sys::VectoredIo;
+use crate::throttle::Throttle;
+use crate::virtio::chain::Chain;
+use crate::virtio::device::QueueResources;
+use crate::virtio::notifier::Notifier;
+use crate::virtio::queue::{Queue, QueueError, QueueState};
+
+/// A running queue.
+#[derive(Debug)]
+pub(super) struct Worker {
+    thread: JoinHandle<QueueState>,
+    stop: Arc<AtomicBool>,
+    kick: EventFd,
+}
+
+impl Worker {
+    pub(super) fn start(
+        disk: &str,
+        index: u16,
+        image: Arc<Image>,
+        resources: QueueResources,
+        write_through: bool,
+    ) -> io::Result<Self> {
+        let QueueResources { mut queue, kick, notifier } = resources;
+        let stop = Arc::new(AtomicBool::new(false));
+        // The queue may hold chains already: a driver needn't ring before the device sleeps.
+        let doorbell = kick.try_clone()?;
+        doorbell.write(1)?;
+        let (stopped, name) = (stop.clone(), disk.to_owned());
+        let thread = thread::Builder::new().name(format!("{disk} q{index}")).spawn(move || {
+            let guard = FailGuard(&notifier);
+            let failures = Throttle::new();
+            let mut server = Server { name: &name, image: &image, write_through, io: VectoredIo::default(), failures };
+            let mut chain = Chain::with_capacity(256);
+            while doorbell.read().is_ok() && !stopped.load(Ordering::Acquire) {
+                let drained = drain(&mut queue, &mut chain, &mut server, &stopped, || notifier.used(index));
+                if let Err(error) = drained {
+                    tracing::warn!(disk = name, "queue {index} can't be trusted any more and has stopped: {error}");
+                    notifier.set_needs_reset();
+                    break;
+                }
+            }
+            std::mem::forget(guard);
+            queue.state()
+        })?;
+        Ok(Self { thread, stop, kick })
+    }
+
+    /// Ends the thread after the request that it is at, and waits for it.
+    pub(super) fn stop(self) -> QueueState {
+        self.stop.store(true, Ordering::Release);
+        // Only a full counter makes this fail, and then the thread wakes up as well.
+        let _ = self.kick.write(1);
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+/// Tells the driver when the thread ends by a panic, so that it doesn't wait for ever.
+struct FailGuard<'a>(&'a Notifier);
+
+impl Drop for FailGuard<'_> {
+    fn drop(&mut self) {
+        self.0.set_needs_reset();
+    }
+}
+
+fn drain(
+    queue: &mut Queue,
+    chain: &mut Chain,
+    server: &mut Server<'_>,
+    stopped: &AtomicBool,
+    interrupt: impl Fn(),
+) -> Result<(), QueueError> {
+    let mem = queue.mem().clone();
+    loop {
+        queue.disable_doorbell()?;
+        while let Some((head, usable)) = queue.pop(chain)? {
+            let written = match usable {
+                Ok(()) => server.serve(&mem, chain),
+                Err(error) => {
+                    if let Some(times) = server.failures.hit() {
+                        tracing::debug!(disk = server.name, times, "a request is dropped: {error}");
+                    }
+                    0
+                }
+            };
+            queue.complete(head, written)?;
+            if queue.needs_notification()? {
+                interrupt();
+            }
+            if stopped.load(Ordering::Acquire) {
+                return Ok(());
+            }
+        }
+        if !queue.enable_doorbell()? {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! How a device reaches its driver.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// The transport's way to interrupt the driver: one line with a status register on MMIO, a vector a queue on PCI.
+pub trait DeviceInterrupt: Debug + Send + Sync {
+    /// Buffers of queue `index` were used.
+    fn queue(&self, index: u16);
+    /// The configuration, or the device status, has changed.
+    fn config(&self);
+}
+
+/// Shared by a transport and the workers of its device.
+#[derive(Debug)]
+pub struct Notifier {
+    interrupt: Arc<dyn DeviceInterrupt>,
+    needs_reset: AtomicBool,
+    config_generation: AtomicU32,
+}
+
+impl Notifier {
+    /// A notifier that interrupts through `interrupt`.
+    pub fn new(interrupt: Arc<dyn DeviceInterrupt>) -> Self {
+        Self { interrupt, needs_reset: AtomicBool::new(false), config_generation: AtomicU32::new(0) }
+    }
+
+    /// Buffers of queue `index` were used.
+    pub fn used(&self, index: u16) {
+        self.interrupt.queue(index);
+    }
+
+    /// The device's configuration space has changed.
+    pub fn config_changed(&self) {
+        self.config_generation.fetch_add(1, Ordering::AcqRel);
+        self.interrupt.config();
+    }
+
+    /// The device can't go on: its driver has to reset it (virtio 1.3 §2.1.2).
+    pub fn set_needs_reset(&self) {
+        self.needs_reset.store(true, Ordering::Release);
+        self.interrupt.config();
+    }
+
+    /// Whether the device waits for a reset.
+    pub fn needs_reset(&self) -> bool {
+        self.needs_reset.load(Ordering::Acquire)
+    }
+
+    /// The reset came.
+    pub(crate) fn clear_needs_reset(&self) {
+        self.needs_reset.store(false, Ordering::Release);
+    }
+
+    /// Changes with every change of the configuration space (virtio 1.3 §2.5.1).
+    pub(crate) fn config_generation(&self) -> u32 {
+        self.config_generation.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A virtqueue: its ring, the chains in flight, and when to notify.
+//!
+//! The guest controls every byte of the ring while it runs. What it gets by lying about an index is that its own device
+//! stops with NEEDS_RESET: [`QueueError`] means that the ring can't be trusted any more. A bad descriptor chain is no
+//! such case; it is one [`ChainError`], and the queue goes on.
+//!
+//! The ring format (split rings, virtio 1.3 §2.7) is virtio-queue's and stays inside this module.
+
+use std::sync::atomic::Ordering;
+
+use thiserror::Error;
+use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use super::chain::{Chain, ChainError, DescriptorTable};
+use super::features;
+use crate::GuestRam;
+
+/// What the driver has set up, as the transport's registers hold it: not yet looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// Descriptors.
+    pub size: u16,
+    /// The descriptor table's address.
+    pub descriptor_table: u64,
+    /// The available ring's address, the "driver area".
+    pub avail_ring: u64,
+    /// The used ring's address, the "device area".
+    pub used_ring: u64,
+}
+
+/// Where a stopped queue goes on when it is started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueState {
+    /// The available index that is looked at next.
+    pub next_avail: u16,
+    /// The used index that is written next.
+    pub next_used: u16,
+}
+
+/// A queue that can't be run, or not any further.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// virtio 1.3 §2.7: a power of two, at most what the device offers.
+    #[error("a queue size of {size} is not a power of two from 1 to {max}")]
+    BadSize {
+        /// What the driver asked for.
+        size: u16,
+        /// What the device offers.
+        max: u16,
+    },
+    /// virtio 1.3 §2.7: 16, 2 and 4 bytes for table, avail ring and used ring.
+    #[error("the {part} at {address:#x} is not aligned to {alignment} bytes")]
+    Misaligned {
+        /// Table or ring.
+        part: &'static str,
+        /// Where the driver put it.
+        address: u64,
+        /// What the specification demands.
+        alignment: u64,
+    },
+    /// Part of it lies in no RAM.
+    #[error("the {part} at {address:#x}, {len} bytes, is not in RAM")]
+    NotInRam {
+        /// Table or ring.
+        part: &'static str,
+        /// Where the driver put it.
+        address: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// The available index has moved by more than the ring holds.
+    #[error("the available index has jumped: it is {index}, {next} was next, and the queue holds {size}")]
+    AvailIndexJumped {
+        /// What the driver wrote.
+        index: u16,
+        /// The index that was looked at next.
+        next: u16,
+        /// Descriptors.
+        size: u16,
+    },
+    /// The available ring names a descriptor that does not exist.
+    #[error("head {head} is beyond the {size} descriptors of the queue")]
+    HeadOutOfRange {
+        /// What the driver wrote.
+        head: u16,
+        /// Descriptors.
+        size: u16,
+    },
+    /// The available ring names a chain that the device has not given back yet.
+    #[error("head {head} is still in flight")]
+    HeadInFlight {
+        /// What the driver wrote.
+        head: u16,
+    },
+    /// A completion for a chain that is not in flight: an error of the device, which the ring must not see.
+    #[error("head {head} is not in flight")]
+    NotInFlight {
+        /// The chain.
+        head: u16,
+    },
+    /// The ring could not be read or written, though it was in RAM when it was set up.
+    #[error("the ring can't be accessed: {0}")]
+    Ring(String),
+}
+
+/// A chain's head, and whether the chain can be used.
+pub type Popped = (u16, Result<(), ChainError>);
+
+/// A running queue.
+#[derive(Debug)]
+pub struct Queue {
+    ring: Ring,
+    mem: GuestRam,
+    indirect: bool,
+    in_flight: InFlight,
+}
+
+impl Queue {
+    /// Checks what the driver has set up against `max_size` and the RAM there is, and makes a queue of it that goes on
+    /// from `state`. `accepted` are the features that the driver accepted.
+    pub fn new(
+        config: QueueConfig,
+        max_size: u16,
+        accepted: u64,
+        state: QueueState,
+        mem: GuestRam,
+    ) -> Result<Self, QueueError> {
+        let QueueConfig { size, descriptor_table, avail_ring, used_ring } = config;
+        if size > max_size || !size.is_power_of_two() {
+            return Err(QueueError::BadSize { size, max: max_size });
+        }
+        // Three flags, indices or events of two bytes around the rings' entries (virtio 1.3 §2.7.6 and §2.7.8).
+        let entries = u64::from(size);
+        let parts = [
+            ("descriptor table", descriptor_table, 16, entries.saturating_mul(16)),
+            ("avail ring", avail_ring, 2, entries.saturating_mul(2).saturating_add(6)),
+            ("used ring", used_ring, 4, entries.saturating_mul(8).saturating_add(6)),
+        ];
+        for (part, address, alignment, len) in parts {
+            if address.checked_rem(alignment) != Some(0) {
+                return Err(QueueError::Misaligned { part, address, alignment });
+            }
+            let in_ram = usize::try_from(len).is_ok_and(|len| mem.check_range(GuestAddress(address), len));
+            if !in_ram {
+                return Err(QueueError::NotInRam { part, address, len });
+            }
+        }
+        let ring_error = |error: virtio_queue::Error| QueueError::Ring(error.to_string());
+        let mut ring = Ring::new(max_size).map_err(ring_error)?;
+        ring.try_set_size(size).map_err(ring_error)?;
+        ring.try_set_desc_table_address(GuestAddress(descriptor_table)).map_err(ring_error)?;
+        ring.try_set_avail_ring_address(GuestAddress(avail_ring)).map_err(ring_error)?;
+        ring.try_set_used_ring_address(GuestAddress(used_ring)).map_err(ring_error)?;
+        ring.set_event_idx(accepted & features::RING_EVENT_IDX != 0);
+        ring.set_next_avail(state.next_avail);
+        ring.set_next_used(state.next_used);
+        ring.set_ready(true);
+        let indirect = accepted & features::RING_INDIRECT_DESC != 0;
+        Ok(Self { ring, mem, indirect, in_flight: InFlight::new(size) })
+    }
+
+    /// Guest RAM, which the queue's buffers lie in.
+    pub fn mem(&self) -> &GuestRam {
+        &self.mem
+    }
+
+    /// Takes the next chain that the driver has made available, into `chain`. `Ok(None)`: there is none.
+    ///
+    /// The inner result tells a chain that can't be used; its head is in flight all the same, and goes back by
+    /// [`Self::complete`] with a length of 0.
+    pub fn pop(&mut self, chain: &mut Chain) -> Result<Option<Popped>, QueueError> {
+        let size = self.ring.size();
+        let next = self.ring.next_avail();
+        let head = match self.ring.iter(&self.mem) {
+            Ok(mut available) => available.next().map(|found| found.head_index()),
+            Err(virtio_queue::Error::InvalidAvailRingIndex) => {
+                let index = self.ring.avail_idx(&self.mem, Ordering::Relaxed).map_or(0, |index| index.0);
+                return Err(QueueError::AvailIndexJumped { index, next, size });
+            }
+            Err(error) => return Err(QueueError::Ring(error.to_string())),
+        };
+        let Some(head) = head else { return Ok(None) };
+        if head >= size {
+            return Err(QueueError::HeadOutOfRange { head, size });
+        }
+        if !self.in_flight.insert(head) {
+            return Err(QueueError::HeadInFlight { head });
+        }
+        let table = DescriptorTable { address: GuestAddress(self.ring.desc_table()), len: size };
+        Ok(Some((head, chain.read(&self.mem, table, head, self.indirect))))
+    }
+
+    /// Gives a chain back to the driver. `written` is how many bytes were written to its device-writable part.
+    pub fn complete(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        if !self.in_flight.remove(head) {
+            return Err(QueueError::NotInFlight { head });
+        }
+        self.ring.add_used(&self.mem, head, written).map_err(|error| QueueError::Ring(error.to_string()))
+    }
+
+    /// Whether the driver wants to be interrupted for what was completed since the last call.
+    pub fn needs_notification(&mut self) -> Result<bool, QueueError> {
+        let wanted = self.ring.needs_notification(&self.mem).map_err(|error| QueueError::Ring(error.to_string()))?;
+        if !wanted || self.ring.event_idx_enabled() {
+            return Ok(wanted);
+        }
+        // Without EVENT_IDX the driver has a flag (virtio 1.3 §2.7.7): it is only a hint, and may be read at any time.
+        const NO_INTERRUPT: u16 = 1;
+        let flags: u16 = self
+            .mem
+            .load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed)
+            .map_err(|error| QueueError::Ring(error.to_string()))?;
+        Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
+    }
+
+    /// Asks the driver for doorbells again, before the device goes to sleep. `true`: a chain has come in meanwhile, look
+    /// before sleeping.
+    pub fn enable_doorbell(&mut self) -> Result<bool, QueueError> {
+        self.ring.enable_notification(&self.mem).map_err(|error| QueueError::Ring(error.to_string()))
+    }
+
+    /// Tells the driver that no doorbell is needed while the device is awake.
+    pub fn disable_doorbell(&mut self) -> Result<(), QueueError> {
+        self.ring.disable_notification(&self.mem).map_err(|error| QueueError::Ring(error.to_string()))
+    }
+
+    /// Where the queue stands.
+    pub fn state(&self) -> QueueState {
+        QueueState { next_avail: self.ring.next_avail(), next_used: self.ring.next_used() }
+    }
+}
+
+/// The heads that the device has taken and not given back: a bit each.
+#[derive(Debug)]
+struct InFlight {
+    words: Vec<u64>,
+}
+
+impl InFlight {
+    fn new(size: u16) -> Self {
+        Self { words: vec![0; usize::from(size).div_ceil(64)] }
+    }
+
+    fn word(&mut self, head: u16) -> Option<(&mut u64, u64)> {
+        let word = self.words.get_mut(usize::from(head >> 6))?;
+        Some((word, 1 << (head & 63)))
+    }
+
+    /// `false`: it was in there already, or can't be.
+    fn insert(&mut self, head: u16) -> bool {
+        self.word(head).is_some_and(|(word, bit)| {
+            let new = *word & bit == 0;
+            *word |= bit;
+            new
+        })
+    }
+
+    /// `false`: it was not in there.
+    fn remove(&mut self, head: u16) -> bool {
+        self.word(head).is_some_and(|(word, bit)| {
+            let was = *word & bit != 0;
+            *word &= !bit;
+            was
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use super::super::mock::{MockDriver, ram, readable, writable};
+use super::*;
+
+const RAM: usize = 0x10_0000;
+
+fn start(driver: &MockDriver, accepted: u64) -> Queue {
+    Queue::new(driver.config, 256, accepted, QueueState::default(), driver.mem.clone()).unwrap()
+}
+
+#[test]
+fn chains_go_round_the_ring_many_times() {
+    let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+    let mut queue = start(&driver, 0);
+    let mut chain = Chain::with_capacity(8);
+    for turn in 0..70_000u32 {
+        let head = driver.submit(&[readable(0x4000, 16), writable(0x5000, 512)]);
+        let (popped, result) = queue.pop(&mut chain).unwrap().unwrap();
+        result.unwrap();
+        assert_eq!((popped, chain.readable().len(), chain.writable().len()), (head, 1, 1));
+        assert!(queue.pop(&mut chain).unwrap().is_none());
+        queue.complete(popped, turn).unwrap();
+        assert_eq!(driver.take_used(), Some((u32::from(head), turn)));
+    }
+    assert_eq!(queue.state().next_avail, (70_000u32 % 65_536) as u16);
+}
+
+#[test]
+fn a_queue_goes_on_where_it_was_stopped() {
+    let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+    let mut chain = Chain::with_capacity(8);
+    let mut state = QueueState::default();
+    for _ in 0..20 {
+        let mut queue = Queue::new(driver.config, 8, 0, state, driver.mem.clone()).unwrap();
+        driver.submit(&[readable(0x4000, 1)]);
+        let (head, _) = queue.pop(&mut chain).unwrap().unwrap();
+        queue.complete(head, 0).unwrap();
+        assert!(driver.take_used().is_some());
+        state = queue.state();
+    }
+    assert_eq!(state, QueueState { next_avail: 20, next_used: 20 });
+}
+
+#[test]
+fn a_hostile_configuration_is_refused() {
+    let good = MockDriver::new(&ram(RAM), 0x1000, 8).config;
+    let end = RAM as u64;
+    let bad_size = |size| QueueError::BadSize { size, max: 256 };
+    let cases = [
+        (QueueConfig { size: 0, ..good }, bad_size(0)),
+        (QueueConfig { size: 3, ..good }, bad_size(3)),
+        (QueueConfig { size: 512, ..good }, bad_size(512)),
+        (QueueConfig { size: 0xffff, ..good }, bad_size(0xffff)),
+        (
+            QueueConfig { descriptor_table: 0x1008, ..good },
+            QueueError::Misaligned { part: "descriptor table", address: 0x1008, alignment: 16 },
+        ),
+        (
+            QueueConfig { avail_ring: 0x2001, ..good },
+            QueueError::Misaligned { part: "avail ring", address: 0x2001, alignment: 2 },
+        ),
+        (
+            QueueConfig { used_ring: 0x2002, ..good },
+            QueueError::Misaligned { part: "used ring", address: 0x2002, alignment: 4 },
+        ),
+        (
+            QueueConfig { descriptor_table: end - 112, ..good },
+            QueueError::NotInRam { part: "descriptor table", address: end - 112, len: 128 },
+        ),
+        (
+            QueueConfig { avail_ring: end - 20, ..good },
+            QueueError::NotInRam { part: "avail ring", address: end - 20, len: 22 },
+        ),
+        (
+            QueueConfig { used_ring: end - 68, ..good },
+            QueueError::NotInRam { part: "used ring", address: end - 68, len: 70 },
+        ),
+        (
+            QueueConfig { used_ring: 0xffff_ffff_ffff_fffc, ..good },
+            QueueError::NotInRam { part: "used ring", address: 0xffff_ffff_ffff_fffc, len: 70 },
+        ),
+    ];
+    for (config, expected) in cases {
+        let refused = Queue::new(config, 256, 0, QueueState::default(), ram(RAM)).unwrap_err();
+        assert_eq!(refused, expected);
+    }
+}
+
+#[test]
+fn rings_across_the_hole_are_refused() {
+    let mem = GuestRam::from_ranges(&[(GuestAddress(0), 0x2000), (GuestAddress(0x4000), 0x2000)]).unwrap();
+    let mut config = MockDriver::new(&mem, 0x1000, 8).config;
+    config.descriptor_table = 0x1fc0;
+    let refused = Queue::new(config, 256, 0, QueueState::default(), mem).unwrap_err();
+    assert_eq!(refused, QueueError::NotInRam { part: "descriptor table", address: 0x1fc0, len: 128 });
+}
+
+#[test]
+fn an_avail_index_that_jumps_is_refused() {
+    for index in [9, 100, 0x8000, 0xffff] {
+        let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+        let mut queue = start(&driver, 0);
+        driver.set_avail_index(index);
+        let refused = queue.pop(&mut Chain::default()).unwrap_err();
+        assert_eq!(refused, QueueError::AvailIndexJumped { index, next: 0, size: 8 });
+    }
+}
+
+#[test]
+fn a_head_beyond_the_queue_is_refused() {
+    for head in [8, 0xffff] {
+        let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+        let mut queue = start(&driver, 0);
+        driver.offer(head);
+        assert_eq!(queue.pop(&mut Chain::default()).unwrap_err(), QueueError::HeadOutOfRange { head, size: 8 });
+    }
+}
+
+#[test]
+fn a_head_still_in_flight_is_refused() {
+    let mut driver = MockDriver::new(&ram(RAM), 0x1000, 128);
+    let mut queue = start(&driver, 0);
+    driver.descriptor(100, 0x4000, 1, 0, 0);
+    driver.offer(100);
+    driver.offer(100);
+    let mut chain = Chain::default();
+    assert_eq!(queue.pop(&mut chain).unwrap(), Some((100, Ok(()))));
+    assert_eq!(queue.pop(&mut chain).unwrap_err(), QueueError::HeadInFlight { head: 100 });
+}
+
+#[test]
+fn a_head_is_completed_once() {
+    let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+    let mut queue = start(&driver, 0);
+    assert_eq!(queue.complete(0, 0), Err(QueueError::NotInFlight { head: 0 }));
+    let head = driver.submit(&[readable(0x4000, 1)]);
+    queue.pop(&mut Chain::default()).unwrap().unwrap().1.unwrap();
+    queue.complete(head, 0).unwrap();
+    assert_eq!(queue.complete(head, 0), Err(QueueError::NotInFlight { head }));
+    assert_eq!(queue.complete(0xffff, 0), Err(QueueError::NotInFlight { head: 0xffff }));
+    assert_eq!(driver.used_index(), 1);
+}
+
+#[test]
+fn a_bad_chain_is_in_flight_and_can_be_given_back() {
+    let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+    let mut queue = start(&driver, 0);
+    let mut chain = Chain::default();
+    let head = driver.submit(&[readable(u64::MAX, 1)]);
+    let (popped, result) = queue.pop(&mut chain).unwrap().unwrap();
+    assert_eq!((popped, result), (head, Err(ChainError::NotInRam { address: u64::MAX, len: 1 })));
+    queue.complete(popped, 0).unwrap();
+    driver.submit(&[readable(0x4000, 1)]);
+    assert_eq!(queue.pop(&mut chain).unwrap().unwrap().1, Ok(()));
+}
+
+#[test]
+fn event_idx_interrupts_when_the_driver_asked_and_not_before() {
+    let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+    let mut queue = start(&driver, features::RING_EVENT_IDX);
+    driver.set_used_event(2);
+    let mut interrupts = vec![];
+    for _ in 0..5 {
+        let head = driver.submit(&[readable(0x4000, 1)]);
+        queue.pop(&mut Chain::default()).unwrap().unwrap().1.unwrap();
+        queue.complete(head, 0).unwrap();
+        interrupts.push(queue.needs_notification().unwrap());
+    }
+    assert_eq!(interrupts, [false, false, true, false, false]);
+}
+
+#[test]
+fn the_no_interrupt_flag_is_honoured_without_event_idx() {
+    let driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+    let mut queue = start(&driver, 0);
+    assert!(queue.needs_notification().unwrap());
+    driver.mem.write_obj(1u16, GuestAddress(driver.config.avail_ring)).unwrap();
+    assert!(!queue.needs_notification().unwrap());
+}
+
+#[test]
+fn a_chain_that_comes_in_before_sleep_is_seen() {
+    for accepted in [0, features::RING_EVENT_IDX] {
+        let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+        let mut queue = start(&driver, accepted);
+        queue.disable_doorbell().unwrap();
+        assert!(!queue.enable_doorbell().unwrap());
+        driver.submit(&[readable(0x4000, 1)]);
+        assert!(queue.enable_doorbell().unwrap());
+    }
+}

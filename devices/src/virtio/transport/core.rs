@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The status machine (virtio 1.3 §2.1 and §3.1), shared by all transports.
+//!
+//! The guest controls the order and the value of every register write. A write that the specification doesn't allow in
+//! the present state is ignored and counted; writing status 0 always resets the device and always revives it.
+
+use std::io;
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::super::device::{QueueResources, VirtioDevice};
+use super::super::notifier::{DeviceInterrupt, Notifier};
+use super::super::queue::{Queue, QueueConfig, QueueState};
+use super::super::{features, status};
+use crate::GuestRam;
+use crate::throttle::Throttle;
+
+/// The features of ring and transport that every device offers.
+const COMMON_FEATURES: u64 = features::VERSION_1 | features::RING_EVENT_IDX | features::RING_INDIRECT_DESC;
+
+/// All status bits that a driver may write.
+const DRIVER_STATUS: u8 =
+    status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK | status::FAILED;
+
+/// One queue as the registers show it.
+#[derive(Debug)]
+struct Slot {
+    max_size: u16,
+    config: QueueConfig,
+    ready: bool,
+    kick: EventFd,
+}
+
+/// A device and the state that its driver sees.
+#[derive(Debug)]
+pub struct Core {
+    device: Box<dyn VirtioDevice>,
+    mem: GuestRam,
+    notifier: Arc<Notifier>,
+    slots: Vec<Slot>,
+    status: u8,
+    driver_features: u64,
+    illegal: Throttle,
+}
+
+impl Core {
+    /// A device that has just been reset. Fails only when the host gives no eventfd for a doorbell.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        mem: GuestRam,
+        interrupt: Arc<dyn DeviceInterrupt>,
+    ) -> Result<Self, io::Error> {
+        let slots = device
+            .queue_sizes()
+            .iter()
+            .map(|&max_size| {
+                // Blocking reads: a worker sleeps in one. Writes never block, as the counter can't get near its end.
+                let kick = EventFd::new(libc::EFD_CLOEXEC)?;
+                let config = QueueConfig { size: max_size, ..QueueConfig::default() };
+                Ok(Slot { max_size, config, ready: false, kick })
+            })
+            .collect::<Result<_, io::Error>>()?;
+        let notifier = Arc::new(Notifier::new(interrupt));
+        Ok(Self { device, mem, notifier, slots, status: 0, driver_features: 0, illegal: Throttle::new() })
+    }
+
+    /// The device type (virtio 1.3 §5).
+    pub fn device_type(&self) -> u32 {
+        self.device.device_type()
+    }
+
+    /// What the driver may accept.
+    pub fn offered_features(&self) -> u64 {
+        self.device.features() | COMMON_FEATURES
+    }
+
+    /// The driver accepts features: word 0 holds bits 0 to 31, word 1 bits 32 to 63; there are no others.
+    pub fn set_driver_features(&mut self, word: u32, value: u32) {
+        if self.status & status::DRIVER == 0 || self.status & status::FEATURES_OK != 0 {
+            return self.count_illegal("features are written outside of negotiation");
+        }
+        let value = u64::from(value);
+        self.driver_features = match word {
+            0 => self.driver_features & !0xffff_ffff | value,
+            1 => self.driver_features & 0xffff_ffff | value << 32,
+            _ => return self.count_illegal("feature bits beyond 63 are accepted"),
+        };
+    }
+
+    /// The device status.
+    pub fn status(&self) -> u8 {
+        let needs_reset = if self.notifier.needs_reset() { status::DEVICE_NEEDS_RESET } else { 0 };
+        self.status | needs_reset
+    }
+
+    /// The driver writes the device status.
+    pub fn set_status(&mut self, value: u8) {
+        if value == 0 {
+            return self.reset();
+        }
+        let value = value & DRIVER_STATUS;
+        let new = value & !self.status;
+        if self.status & !value != 0 {
+            return self.count_illegal("a status bit is cleared without a reset");
+        }
+        let state = self.status | new;
+        let order = [
+            (status::DRIVER, status::ACKNOWLEDGE),
+            (status::FEATURES_OK, status::DRIVER),
+            (status::DRIVER_OK, status::FEATURES_OK),
+        ];
+        if order.iter().any(|&(bit, needed)| new & bit != 0 && state & needed == 0) {
+            return self.count_illegal("a status bit is set before its predecessor");
+        }
+        if new & status::FEATURES_OK != 0 && !self.features_acceptable() {
+            // The driver reads the status back and finds the bit missing (virtio 1.3 §3.1.1, step 6).
+            self.status |= new & !(status::FEATURES_OK | status::DRIVER_OK);
+            return;
+        }
+        self.status = state;
+        if new & status::DRIVER_OK != 0 {
+            self.start_queues();
+        }
+    }
+
+    /// How many queues there are.
+    pub fn queue_count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The largest size of a queue; 0 says that there is no such queue.
+    pub fn queue_max_size(&self, index: u32) -> u16 {
+        self.slot(index).map_or(0, |slot| slot.max_size)
+    }
+
+    /// Whether the driver has set the queue ready.
+    pub fn queue_ready(&self, index: u32) -> bool {
+        self.slot(index).is_some_and(|slot| slot.ready)
+    }
+
+    /// What the driver has set up for a queue so far.
+    pub fn queue_config(&self, index: u32) -> QueueConfig {
+        self.slot(index).map_or(QueueConfig::default(), |slot| slot.config)
+    }
+
+    /// The driver changes a queue's set-up: possible until the queue is ready.
+    pub fn configure_queue(&mut self, index: u32, change: impl FnOnce(&mut QueueConfig)) {
+        match self.writable_slot(index) {
+            Some(slot) if !slot.ready => change(&mut slot.config),
+            _ => self.count_illegal("a queue that is ready, running or absent is changed"),
+        }
+    }
+
+    /// The driver sets a queue ready, or takes that back: possible until DRIVER_OK.
+    pub fn set_queue_ready(&mut self, index: u32, ready: bool) {
+        match self.writable_slot(index) {
+            Some(slot) => slot.ready = ready,
+            None => self.count_illegal("a queue that is running or absent is made ready"),
+        }
+    }
+
+    /// The doorbell of a queue, for the host to listen to.
+    pub fn kick(&self, index: u32) -> Option<&EventFd> {
+        self.slot(index).map(|slot| &slot.kick)
+    }
+
+    /// The driver rings a doorbell. In a VM most rings go past this, through `ioeventfd`.
+    pub fn notify(&mut self, index: u32) {
+        match self.slot(index).map(|slot| slot.kick.write(1)) {
+            Some(Ok(())) => (),
+            Some(Err(_)) | None => self.count_illegal("a doorbell is rung that does not exist"),
+        }
+    }
+
+    /// Reads the device's configuration space.
+    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        self.device.read_config(offset, data);
+    }
+
+    /// Writes the device's configuration space: possible once the driver has shown itself.
+    pub fn write_config(&mut self, offset: u64, data: &[u8]) {
+        if self.status & status::DRIVER == 0 {
+            return self.count_illegal("the configuration is written before a driver is there");
+        }
+        self.device.write_config(offset, data);
+    }
+
+    /// Changes whenever the configuration space does.
+    pub fn config_generation(&self) -> u32 {
+        self.notifier.config_generation()
+    }
+
+    /// How many writes were ignored because the state didn't allow them.
+    pub fn illegal_writes(&self) -> u64 {
+        self.illegal.times()
+    }
+
+    /// Stops all queues for good: the VM ends.
+    pub fn stop(&mut self) {
+        self.stop_queues();
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        self.slots.get(usize::try_from(index).ok()?)
+    }
+
+    /// A queue whose registers may still be written: they freeze at DRIVER_OK.
+    fn writable_slot(&mut self, index: u32) -> Option<&mut Slot> {
+        if self.status & status::DRIVER_OK != 0 {
+            return None;
+        }
+        self.slots.get_mut(usize::try_from(index).ok()?)
+    }
+
+    fn features_acceptable(&self) -> bool {
+        self.driver_features & !self.offered_features() == 0 && self.driver_features & features::VERSION_1 != 0
+    }
+
+    fn start_queues(&mut self) {
+        for (index, slot) in (0..).zip(&self.slots) {
+            if !slot.ready {
+                continue;
+            }
+            let state = QueueState::default();
+            let started = Queue::new(slot.config, slot.max_size, self.driver_features, state, self.mem.clone())
+                .map_err(|error| error.to_string())
+                .and_then(|queue| {
+                    let kick = slot.kick.try_clone().map_err(|error| error.to_string())?;
+                    let resources = QueueResources { queue, kick, notifier: self.notifier.clone() };
+                    self.device.start_queue(index, resources, self.driver_features).map_err(|error| error.to_string())
+                });
+            if let Err(error) = started {
+                if let Some(times) = self.illegal.hit() {
+                    tracing::warn!(device = self.device.device_type(), times, "queue {index} does not start: {error}");
+                }
+                self.notifier.set_needs_reset();
+            }
+        }
+    }
+
+    fn stop_queues(&mut self) {
+        for (index, _) in (0..).zip(&self.slots) {
+            self.device.stop_queue(index);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.stop_queues();
+        // Every field is named, so that one that is added can't be forgotten.
+        let Self { device, mem: _, notifier, slots, status, driver_features, illegal: _ } = self;
+        device.reset();
+        notifier.clear_needs_reset();
+        for Slot { max_size, config, ready, kick: _ } in slots {
+            *config = QueueConfig { size: *max_size, ..QueueConfig::default() };
+            *ready = false;
+        }
+        *status = 0;
+        *driver_features = 0;
+    }
+
+    fn count_illegal(&self, what: &str) {
+        if let Some(times) = self.illegal.hit() {
+            tracing::debug!(device = self.device.device_type(), times, "ignored: {what}");
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use std::sync::Mutex;
+
+use super::super::super::device::StartError;
+use super::*;
+use crate::virtio::mock::{MockDriver, ram};
+
+use status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FAILED, FEATURES_OK};
+
+/// What a transport asked of its device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Call {
+    Start(u16, u64),
+    Stop(u16),
+    Reset,
+}
+
+#[derive(Debug)]
+struct Recorder(Arc<Mutex<Vec<Call>>>);
+
+impl VirtioDevice for Recorder {
+    fn device_type(&self) -> u32 {
+        42
+    }
+    fn features(&self) -> u64 {
+        1 << 3
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[16, 32]
+    }
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        data.fill(offset as u8);
+    }
+    fn start_queue(&mut self, index: u16, _: QueueResources, features: u64) -> Result<(), StartError> {
+        self.0.lock().unwrap().push(Call::Start(index, features));
+        Ok(())
+    }
+    fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
+        self.0.lock().unwrap().push(Call::Stop(index));
+        None
+    }
+    fn reset(&mut self) {
+        self.0.lock().unwrap().push(Call::Reset);
+    }
+}
+
+#[derive(Debug)]
+struct Nobody;
+
+impl DeviceInterrupt for Nobody {
+    fn queue(&self, _: u16) {}
+    fn config(&self) {}
+}
+
+const FEATURES: u64 = features::VERSION_1 | features::RING_EVENT_IDX | 1 << 3;
+
+fn core() -> (Core, Arc<Mutex<Vec<Call>>>) {
+    let calls = Arc::default();
+    let core = Core::new(Box::new(Recorder(Arc::clone(&calls))), ram(0x10_0000), Arc::new(Nobody)).unwrap();
+    (core, calls)
+}
+
+fn accept(core: &mut Core, accepted: u64) {
+    core.set_driver_features(0, accepted as u32);
+    core.set_driver_features(1, (accepted >> 32) as u32);
+}
+
+fn negotiate(core: &mut Core) {
+    core.set_status(ACKNOWLEDGE);
+    core.set_status(ACKNOWLEDGE | DRIVER);
+    accept(core, FEATURES);
+    core.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+}
+
+const ALL: u8 = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
+
+fn run(core: &mut Core) {
+    negotiate(core);
+    let driver = MockDriver::new(&ram(0x10_0000), 0x1000, 16);
+    core.configure_queue(1, |queue| *queue = driver.config);
+    core.set_queue_ready(1, true);
+    core.set_status(ALL);
+}
+
+#[test]
+fn a_driver_that_follows_the_specification_gets_its_queues() {
+    let (mut core, calls) = core();
+    run(&mut core);
+    assert_eq!(core.status(), ALL);
+    assert_eq!(*calls.lock().unwrap(), [Call::Start(1, FEATURES)]);
+    assert_eq!(core.illegal_writes(), 0);
+}
+
+#[test]
+fn the_order_of_status_bits_is_enforced() {
+    for value in [DRIVER, FEATURES_OK, DRIVER_OK, ACKNOWLEDGE | FEATURES_OK, ACKNOWLEDGE | DRIVER | DRIVER_OK, 0x30] {
+        let (mut core, calls) = core();
+        core.set_status(value);
+        assert_eq!(core.status(), 0, "{value:#x}");
+        assert!(calls.lock().unwrap().is_empty());
+    }
+    let (mut core, _) = core();
+    run(&mut core);
+    core.set_status(ACKNOWLEDGE);
+    assert_eq!(core.status(), ALL, "bits are only cleared by a reset");
+    core.set_status(ALL | FAILED);
+    assert_eq!(core.status(), ALL | FAILED);
+}
+
+#[test]
+fn features_that_were_not_offered_are_not_accepted() {
+    for accepted in [0, 1 << 3, FEATURES | 1, FEATURES | 1 << 63, u64::MAX] {
+        let (mut core, _) = core();
+        core.set_status(ACKNOWLEDGE | DRIVER);
+        accept(&mut core, accepted);
+        core.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        assert_eq!(core.status(), ACKNOWLEDGE | DRIVER, "{accepted:#x}");
+        core.set_status(ALL);
+        assert_eq!(core.status() & DRIVER_OK, 0, "{accepted:#x}");
+        // The driver may try again with less.
+        accept(&mut core, FEATURES);
+        core.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        assert_eq!(core.status(), ACKNOWLEDGE | DRIVER | FEATURES_OK, "{accepted:#x}");
+    }
+}
+
+#[test]
+fn features_freeze_when_they_are_agreed_upon() {
+    let (mut core, calls) = core();
+    accept(&mut core, u64::MAX);
+    negotiate(&mut core);
+    accept(&mut core, 0);
+    core.set_driver_features(2, u32::MAX);
+    let driver = MockDriver::new(&ram(0x10_0000), 0x1000, 16);
+    core.configure_queue(0, |queue| *queue = driver.config);
+    core.set_queue_ready(0, true);
+    core.set_status(ALL);
+    assert_eq!(*calls.lock().unwrap(), [Call::Start(0, FEATURES)]);
+}
+
+#[test]
+fn a_queue_freezes_when_it_is_ready_and_when_it_runs() {
+    let (mut core, _) = core();
+    run(&mut core);
+    let before = core.queue_config(1);
+    core.configure_queue(1, |queue| queue.size = 2);
+    core.configure_queue(0, |queue| queue.size = 2);
+    core.set_queue_ready(1, false);
+    core.set_queue_ready(0, true);
+    core.configure_queue(7, |queue| queue.size = 2);
+    core.set_queue_ready(u32::MAX, true);
+    core.notify(9);
+    assert_eq!((core.queue_config(1), core.queue_ready(1), core.queue_ready(0)), (before, true, false));
+    assert_eq!(core.queue_config(0).size, 16);
+    assert_eq!(core.illegal_writes(), 7);
+}
+
+#[test]
+fn a_queue_that_is_no_queue_asks_for_a_reset_and_a_reset_revives() {
+    let (mut core, calls) = core();
+    negotiate(&mut core);
+    core.configure_queue(0, |queue| queue.size = 3);
+    core.set_queue_ready(0, true);
+    core.set_status(ALL);
+    assert_eq!(core.status(), ALL | DEVICE_NEEDS_RESET);
+    assert!(calls.lock().unwrap().is_empty());
+    core.set_status(0);
+    assert_eq!((core.status(), core.queue_ready(0), core.queue_config(0).size), (0, false, 16));
+    assert_eq!(calls.lock().unwrap().drain(..).collect::<Vec<_>>(), [Call::Stop(0), Call::Stop(1), Call::Reset]);
+    run(&mut core);
+    assert_eq!(core.status(), ALL);
+    assert_eq!(*calls.lock().unwrap(), [Call::Start(1, FEATURES)]);
+}
+
+#[test]
+fn driver_ok_without_any_queue_is_allowed() {
+    let (mut core, calls) = core();
+    negotiate(&mut core);
+    core.set_status(ALL);
+    assert_eq!(core.status(), ALL);
+    assert!(calls.lock().unwrap().is_empty());
+}
