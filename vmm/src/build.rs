@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::config::Config;
+
 /// Why a VM can't be built. Nothing that was there before has changed, and nothing new is left behind.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -60,12 +62,12 @@ pub enum BuildError {
         /// What is wrong with it, and the cure where there is one.
         problem: String,
     },
-    /// The kernel or what belongs to it can't be loaded.
-    #[error("kernel {}: {source}", path.display())]
-    Kernel {
-        /// The kernel's path.
-        path: PathBuf,
-        /// What is wrong.
+    /// What is to be booted can't be.
+    #[error("{what}: {source}")]
+    Boot {
+        /// The kernel, the initrd or the command line.
+        what: String,
+        /// What is wrong with it.
         source: boot::Error,
     },
     /// A table can't be built.
@@ -106,7 +108,9 @@ pub enum KvmError {
     )]
     Absent,
     /// This user may not use it.
-    #[error("/dev/kvm may not be opened by this user: add it to the kvm group ('usermod -aG kvm USER') and log in again")]
+    #[error(
+        "/dev/kvm may not be opened by this user: add it to the kvm group ('usermod -aG kvm USER') and log in again"
+    )]
     Forbidden,
     /// Another hypervisor holds the processor.
     #[error("/dev/kvm is busy: another hypervisor uses the processor's virtualization")]
@@ -134,6 +138,23 @@ impl KvmError {
             libc::EBUSY => Self::Busy,
             other => Self::Open(io::Error::from_raw_os_error(other)),
         }
+    }
+}
+
+impl BuildError {
+    /// Says which of the inputs `source` is about.
+    pub(crate) fn boot(source: impl Into<boot::Error>, config: &Config) -> Self {
+        let source = source.into();
+        let what = match &source {
+            boot::Error::Kernel(_) => format!("kernel {}", config.kernel.display()),
+            boot::Error::Initrd(_) => match &config.initrd {
+                Some(path) => format!("initrd {}", path.display()),
+                None => "initrd".to_owned(),
+            },
+            boot::Error::Cmdline(_) => "command line".to_owned(),
+            _ => "boot".to_owned(),
+        };
+        Self::Boot { what, source }
     }
 }
 

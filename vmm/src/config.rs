@@ -92,14 +92,15 @@ impl Config {
     /// The command line that the kernel gets: what was given or the default, with `root=` added for the root file system
     /// unless there is one already.
     pub fn full_cmdline(&self) -> String {
-        let mut cmdline = self.cmdline.as_deref().unwrap_or(DEFAULT_CMDLINE).to_owned();
-        if let Some(rootfs) = &self.rootfs
-            && !boot::cmdline::has_parameter(&cmdline, "root")
-        {
-            let root = if rootfs.readonly { "root=/dev/vda ro" } else { "root=/dev/vda rw" };
-            cmdline = boot::cmdline::insert_parameters(&cmdline, root);
+        let cmdline = self.cmdline.as_deref().unwrap_or(DEFAULT_CMDLINE);
+        match &self.rootfs {
+            // In front: what is behind `--` is for init, and a `ro` or `rw` that was given overrides this one.
+            Some(rootfs) if !boot::cmdline::has_parameter(cmdline, "root") => {
+                let mode = if rootfs.readonly { "ro" } else { "rw" };
+                format!("root=/dev/vda {mode} {cmdline}").trim_end().to_owned()
+            }
+            _ => cmdline.to_owned(),
         }
-        cmdline
     }
 }
 
@@ -311,9 +312,9 @@ mod tests {
         config.cmdline = Some("quiet".into());
         assert_eq!(config.full_cmdline(), "quiet");
         config.rootfs = Some(Disk::new("r"));
-        assert_eq!(config.full_cmdline(), "quiet root=/dev/vda rw");
+        assert_eq!(config.full_cmdline(), "root=/dev/vda rw quiet");
         config.rootfs = Some(Disk { readonly: true, ..Disk::new("r") });
-        assert_eq!(config.full_cmdline(), "quiet root=/dev/vda ro");
+        assert_eq!(config.full_cmdline(), "root=/dev/vda ro quiet");
         config.cmdline = Some("root=/dev/vdb1 quiet".into());
         assert_eq!(config.full_cmdline(), "root=/dev/vdb1 quiet");
     }

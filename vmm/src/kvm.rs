@@ -84,7 +84,8 @@ pub(crate) fn allocate(size: MemorySize, address_bits: u8) -> Result<GuestRam, B
         let max = format!("{}G", limit.saturating_sub(hole) >> 30);
         return Err(BuildError::MemoryBeyondAddressBits { asked: size.to_string(), max, bits: address_bits });
     }
-    let cant = |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Memory { asked: size.to_string(), source };
+    let cant =
+        |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Memory { asked: size.to_string(), source };
     let ranges = ranges
         .iter()
         .map(|range| Ok((range.start, usize::try_from(range.size.get()).map_err(|e| cant(e.into()))?)))
@@ -118,10 +119,7 @@ mod tests {
     fn memory_that_the_address_bits_do_not_reach_is_refused() {
         let size = MemorySize::mib(64 << 10).unwrap();
         let refused = allocate(size, 36).unwrap_err().to_string();
-        assert_eq!(
-            refused,
-            "64G of memory are too much: with the guest's 36 address bits, 63G is the most"
-        );
+        assert_eq!(refused, "64G of memory are too much: with the guest's 36 address bits, 63G is the most");
         assert!(allocate(MemorySize::mib(63 << 10).unwrap(), 36).is_ok());
     }
 

@@ -69,9 +69,7 @@ impl<'a> Machine<'a> {
     ) -> Result<Arc<SerialPort>, BuildError> {
         let line = self.line(layout::SERIAL_GSI)?;
         let serial = Arc::new(SerialPort::new(Box::new(line), drained, output));
-        self.ports
-            .insert(layout::SERIAL_PORT.into(), layout::SERIAL_PORT_SIZE.into(), serial.clone())
-            .map_err(bus)?;
+        self.ports.insert(layout::SERIAL_PORT.into(), layout::SERIAL_PORT_SIZE.into(), serial.clone()).map_err(bus)?;
         Ok(serial)
     }
 

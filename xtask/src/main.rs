@@ -2,13 +2,20 @@
 
 //! The project's chores. `cargo xtask --help` lists them.
 
+mod demo;
+mod fmt;
 mod guest;
+mod guide;
+mod host;
+mod house;
 mod packages;
 mod process;
 mod progress;
 mod stamp;
 mod static_build;
+mod test;
 mod testbed;
+mod tools;
 mod workspace;
 
 use std::io::Write;
@@ -19,6 +26,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use test::{Stage, Wish};
 use testbed::{Request, Stream};
 use workspace::Workspace;
 
@@ -32,6 +40,44 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Boot a Debian kernel under vmm: it says hello, shows its machine, and powers off
+    ///
+    /// Uses this machine's KVM where that runs unmodified kernels, else the testbed, and prints the command line, so that
+    /// it can be repeated by hand. The exit status is that of vmm.
+    Demo {
+        /// End in a shell inside the guest, which powers off when the shell exits
+        #[arg(long, short)]
+        interactive: bool,
+        /// Use the testbed even where this machine's KVM would do
+        #[arg(long)]
+        testbed: bool,
+    },
+    /// Run all tests: units and micro-guests, Linux guests, examples in the documentation
+    ///
+    /// Closes with the counts, and fails when a test failed. The Linux tests run on this machine's KVM where that runs
+    /// unmodified kernels, else in the testbed; what they leave in /out there comes to target/linux-tests/.
+    Test {
+        /// Run only this part
+        #[arg(long, value_name = "PART")]
+        only: Option<Stage>,
+        /// Linux tests that run at the same time
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        linux_threads: u32,
+        /// Run only tests with this in their names
+        filter: Option<String>,
+    },
+    /// Check the sources: rustfmt, clippy, house rules, rustdoc
+    Fmt {
+        /// Mend what can be mended
+        #[arg(long)]
+        fix: bool,
+    },
+    /// Build the book in Guide/ into target/guide/, and check the links of all pages
+    Guide {
+        /// Check the links and build nothing
+        #[arg(long)]
+        links: bool,
+    },
     /// Get and build the files that a guest boots from, in target/guest/
     ///
     /// vmlinuz is Debian's stock cloud kernel, downloaded and unpacked, not installed; vmlinux is the ELF kernel inside
@@ -70,6 +116,9 @@ struct TestbedArguments {
     /// Kill the testbed after so long
     #[arg(long, value_name = "SECS")]
     timeout: Option<u64>,
+    /// Set a variable in the command's environment; may be repeated
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_variable)]
+    environment: Vec<String>,
     /// Give the command this terminal; Ctrl-] ends the testbed
     #[arg(long, short)]
     interactive: bool,
@@ -92,6 +141,13 @@ fn parse_memory(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).filter(|mib| *mib <= 1 << 24).ok_or_else(|| "this is too much".to_owned())
 }
 
+fn parse_variable(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
 impl TestbedArguments {
     fn request(self) -> Request {
         Request {
@@ -101,6 +157,7 @@ impl TestbedArguments {
             out: self.out,
             timeout: self.timeout.map(Duration::from_secs),
             interactive: self.interactive,
+            environment: self.environment,
             command: self.command,
         }
     }
@@ -119,6 +176,10 @@ fn main() -> ExitCode {
 
 fn run(chore: Chore, workspace: &Workspace) -> Result<i32> {
     match chore {
+        Chore::Demo { interactive, testbed } => demo::main(workspace, interactive, testbed),
+        Chore::Test { only, linux_threads, filter } => test::main(workspace, &Wish { only, linux_threads, filter }),
+        Chore::Fmt { fix } => fmt::main(workspace, fix),
+        Chore::Guide { links } => guide::main(workspace, links),
         Chore::Guest { update } => guest::main(workspace, update).map(|()| 0),
         Chore::Testbed(arguments) => testbed::run(workspace, &arguments.request(), &mut pass_on),
     }

@@ -105,7 +105,10 @@ impl SerialInput {
                 Ok(len) => {
                     let taken = self.port.receive(&bytes[..len]);
                     if taken < len {
-                        tracing::debug!(bytes = len - taken, "serial input was lost: the guest has the port in loopback");
+                        tracing::debug!(
+                            bytes = len - taken,
+                            "serial input was lost: the guest has the port in loopback"
+                        );
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),

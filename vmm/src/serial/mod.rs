@@ -11,8 +11,8 @@ use std::fmt::Debug;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 
-pub(crate) use input::{InputFrom, SerialInput};
-pub(crate) use place::Place;
+pub(crate) use input::SerialInput;
+pub(crate) use place::{Leftovers, Place};
 
 /// Something that input comes from: read when its descriptor is readable.
 pub trait ConsoleInput: Read + AsRawFd {}

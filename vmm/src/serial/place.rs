@@ -113,7 +113,8 @@ fn listen(path: &Path) -> Result<UnixListener, BuildError> {
     const WHAT: &str = "serial socket";
     let len = path.as_os_str().len();
     if len > MAX_SOCKET_PATH {
-        let text = format!("its path has {len} bytes, but a socket's has at most {MAX_SOCKET_PATH}: use a relative one");
+        let text =
+            format!("its path has {len} bytes, but a socket's has at most {MAX_SOCKET_PATH}: use a relative one");
         return Err(problem(WHAT, path, text));
     }
     if let Ok(there) = fs::symlink_metadata(path) {

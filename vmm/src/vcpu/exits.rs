@@ -7,8 +7,7 @@
 #![expect(unsafe_code, reason = "what KVM tells of an internal error is in a union")]
 
 use kvm_bindings::{
-    KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -32,12 +31,7 @@ enum CrashKind {
 }
 
 /// Enters the guest once.
-pub(super) fn run_once(
-    index: u32,
-    vcpu: &mut VcpuFd,
-    page: &RunPage,
-    machinery: &Machinery,
-) -> Result<Next, RunError> {
+pub(super) fn run_once(index: u32, vcpu: &mut VcpuFd, page: &RunPage, machinery: &Machinery) -> Result<Next, RunError> {
     let crash = match vcpu.run() {
         Ok(VcpuExit::IoIn(port, data)) => {
             // One exit may carry many accesses: a string instruction with a repeat prefix.
@@ -91,9 +85,10 @@ fn report(index: u32, vcpu: &mut VcpuFd, kind: CrashKind) -> CrashReport {
 }
 
 fn internal_error(run: &kvm_run) -> Crash {
-    // SAFETY: the exit reason was KVM_EXIT_INTERNAL_ERROR, so KVM filled in this member of the union; the other one
-    // below is the same bytes, spelled out for suberror 1.
-    let (error, failure) = unsafe { (run.__bindgen_anon_1.internal, run.__bindgen_anon_1.emulation_failure) };
+    // SAFETY: the exit reason was KVM_EXIT_INTERNAL_ERROR, so KVM filled in this member of the union.
+    let error = unsafe { run.__bindgen_anon_1.internal };
+    // SAFETY: the same bytes, spelled out for suberror 1; integers, for which any bytes are valid.
+    let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
     let mut instruction = Vec::new();
     /// `KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES`.
     const FLAG_INSTRUCTION_BYTES: u64 = 1;

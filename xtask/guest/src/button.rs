@@ -49,24 +49,14 @@ fn wait_for_press() -> std::io::Result<()> {
                 devices.push((path, device));
             }
         }
-        let fds: Vec<_> = std::iter::once(watch.fd())
-            .chain(devices.iter().map(|(_, f)| f.as_raw_fd()))
-            .collect();
+        let fds: Vec<_> = std::iter::once(watch.fd()).chain(devices.iter().map(|(_, f)| f.as_raw_fd())).collect();
         for ready in sys::wait_readable(&fds, -1)? {
-            let Some((_, device)) = ready
-                .checked_sub(1)
-                .and_then(|index| devices.get_mut(index))
-            else {
+            let Some((_, device)) = ready.checked_sub(1).and_then(|index| devices.get_mut(index)) else {
                 continue;
             };
             let mut events = [0_u8; 16 * EVENT_SIZE];
             let length = device.read(&mut events)?;
-            if events
-                .get(..length)
-                .unwrap_or_default()
-                .chunks_exact(EVENT_SIZE)
-                .any(is_power_press)
-            {
+            if events.get(..length).unwrap_or_default().chunks_exact(EVENT_SIZE).any(is_power_press) {
                 return Ok(());
             }
         }

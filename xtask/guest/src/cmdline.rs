@@ -42,19 +42,12 @@ impl Cmdline {
 
     /// The value of the last `name=value`, as the last one wins in the kernel as well.
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
-        self.parameters
-            .iter()
-            .rev()
-            .find(|(key, _)| key == name)?
-            .1
-            .as_deref()
+        self.parameters.iter().rev().find(|(key, _)| key == name)?.1.as_deref()
     }
 
     /// Whether `name` stands there, with a value other than 0 or without any.
     pub(crate) fn flag(&self, name: &str) -> bool {
-        self.parameters
-            .iter()
-            .any(|(key, value)| key == name && value.as_deref() != Some("0"))
+        self.parameters.iter().any(|(key, value)| key == name && value.as_deref() != Some("0"))
     }
 
     /// Which of two bare words comes last, for pairs like `ro` and `rw`.
@@ -99,22 +92,13 @@ mod tests {
 
     #[test]
     fn quotes_may_embrace_the_whole_parameter() {
-        assert_eq!(
-            Cmdline::parse("\"vmm.run=a b\" c").value("vmm.run"),
-            Some("a b")
-        );
+        assert_eq!(Cmdline::parse("\"vmm.run=a b\" c").value("vmm.run"), Some("a b"));
     }
 
     #[test]
     fn a_value_may_hold_equal_signs_and_single_quotes() {
-        assert_eq!(
-            Cmdline::parse("vmm.run=\"X='1 2' y=3\"").value("vmm.run"),
-            Some("X='1 2' y=3")
-        );
-        assert_eq!(
-            Cmdline::parse("root=PARTUUID=1-2").value("root"),
-            Some("PARTUUID=1-2")
-        );
+        assert_eq!(Cmdline::parse("vmm.run=\"X='1 2' y=3\"").value("vmm.run"), Some("X='1 2' y=3"));
+        assert_eq!(Cmdline::parse("root=PARTUUID=1-2").value("root"), Some("PARTUUID=1-2"));
     }
 
     #[test]
@@ -135,10 +119,7 @@ mod tests {
     fn odd_input_is_no_error() {
         assert_eq!(Cmdline::parse(""), Cmdline::default());
         assert_eq!(Cmdline::parse(" \t\n"), Cmdline::default());
-        assert_eq!(
-            Cmdline::parse("a=\"never closed").value("a"),
-            Some("never closed")
-        );
+        assert_eq!(Cmdline::parse("a=\"never closed").value("a"), Some("never closed"));
         assert_eq!(Cmdline::parse("a=").value("a"), Some(""));
     }
 }

@@ -35,9 +35,9 @@ pub(crate) fn main() -> Result<(), String> {
 }
 
 fn mount_root(root: &str, cmdline: &Cmdline) -> Result<(), String> {
-    let name = root
-        .strip_prefix("/dev/")
-        .ok_or_else(|| format!("root={root} is not a path under /dev, and this initrd finds no other kind: use root=/dev/vda"))?;
+    let name = root.strip_prefix("/dev/").ok_or_else(|| {
+        format!("root={root} is not a path under /dev, and this initrd finds no other kind: use root=/dev/vda")
+    })?;
     wait_for_device(name, cmdline.flag("rootwait"))?;
     let read_only = cmdline.last_of(&["ro", "rw"]) != Some("rw");
     let flags = if read_only { libc::MS_RDONLY } else { 0 };
@@ -45,10 +45,7 @@ fn mount_root(root: &str, cmdline: &Cmdline) -> Result<(), String> {
     let kind = cmdline.value("rootfstype").unwrap_or("ext4");
     std::fs::create_dir_all(NEW_ROOT).map_err(|error| format!("can't make {NEW_ROOT}: {error}"))?;
     sys::mount(root, NEW_ROOT, kind, flags, options).map_err(|error| {
-        format!(
-            "can't mount root={root} as {kind} ({}): {error}",
-            if read_only { "ro" } else { "rw" }
-        )
+        format!("can't mount root={root} as {kind} ({}): {error}", if read_only { "ro" } else { "rw" })
     })
 }
 
@@ -66,11 +63,7 @@ fn wait_for_device(name: &str, for_ever: bool) -> Result<(), String> {
                 block_devices()
             ));
         }
-        let milliseconds = if for_ever {
-            -1
-        } else {
-            i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1)
-        };
+        let milliseconds = if for_ever { -1 } else { i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1) };
         sys::wait_readable(&[watch.fd()], milliseconds).map_err(failed)?;
         watch.drain();
     }
@@ -78,19 +71,10 @@ fn wait_for_device(name: &str, for_ever: bool) -> Result<(), String> {
 }
 
 fn block_devices() -> String {
-    let entries = std::fs::read_dir("/sys/class/block")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let entries = std::fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// Makes the mounted root the root and hands over to the init in it.
@@ -102,17 +86,13 @@ fn switch_root(cmdline: &Cmdline) -> Result<(), String> {
             .map_err(|error| format!("can't move {place} to {target}: {error}"))?;
     }
     free_ram_disk();
-    std::env::set_current_dir(NEW_ROOT)
-        .map_err(|error| format!("can't enter {NEW_ROOT}: {error}"))?;
+    std::env::set_current_dir(NEW_ROOT).map_err(|error| format!("can't enter {NEW_ROOT}: {error}"))?;
     sys::mount(".", "/", "", libc::MS_MOVE, "")
         .map_err(|error| format!("can't make the new root the root: {error}"))?;
-    std::os::unix::fs::chroot(".")
-        .map_err(|error| format!("can't change into the new root: {error}"))?;
+    std::os::unix::fs::chroot(".").map_err(|error| format!("can't change into the new root: {error}"))?;
     std::env::set_current_dir("/").map_err(|error| format!("can't enter the new root: {error}"))?;
     let error = Command::new(&init).exec();
-    Err(format!(
-        "can't start {init} of the root file system: {error}"
-    ))
+    Err(format!("can't start {init} of the root file system: {error}"))
 }
 
 fn find_init(asked: Option<&str>) -> Result<String, String> {
@@ -128,12 +108,9 @@ fn find_init(asked: Option<&str>) -> Result<String, String> {
         };
     }
     let found = INITS.iter().find(|init| exists(init));
-    found.map(|init| (*init).to_owned()).ok_or_else(|| {
-        format!(
-            "the root file system has none of {}: name one with init=",
-            INITS.join(", ")
-        )
-    })
+    found
+        .map(|init| (*init).to_owned())
+        .ok_or_else(|| format!("the root file system has none of {}: name one with init=", INITS.join(", ")))
 }
 
 /// The RAM disk stays mounted below the new root; its files would hold memory for ever.
@@ -141,9 +118,7 @@ fn free_ram_disk() {
     let entries = std::fs::read_dir("/").into_iter().flatten().flatten();
     for entry in entries {
         let path = entry.path();
-        let is_mount = [NEW_ROOT, "/proc", "/sys", "/dev"]
-            .iter()
-            .any(|place| path == Path::new(place));
+        let is_mount = [NEW_ROOT, "/proc", "/sys", "/dev"].iter().any(|place| path == Path::new(place));
         if is_mount {
             continue;
         }
@@ -152,10 +127,7 @@ fn free_ram_disk() {
             _ => std::fs::remove_file(&path),
         };
         if let Err(error) = outcome {
-            crate::complain(format_args!(
-                "can't remove {} from the RAM disk: {error}",
-                path.display()
-            ));
+            crate::complain(format_args!("can't remove {} from the RAM disk: {error}", path.display()));
         }
     }
 }

@@ -24,8 +24,8 @@ impl Job {
     pub(crate) fn read(directory: &Path) -> Result<Self, String> {
         let list = |name: &str| -> Result<Vec<String>, String> {
             let path = directory.join(name);
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| format!("can't read {}: {error}", path.display()))?;
+            let text =
+                std::fs::read_to_string(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
             Ok(text.split_terminator('\0').map(str::to_owned).collect())
         };
         let environment = list("env")?;
@@ -33,9 +33,7 @@ impl Job {
         let terminal = std::fs::read_to_string(directory.join("terminal")).ok();
         Ok(Self {
             arguments: list("argv")?,
-            environment: pairs
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
+            environment: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             terminal: terminal.as_deref().and_then(parse_size),
         })
     }
@@ -48,22 +46,15 @@ fn parse_size(text: &str) -> Option<(u16, u16)> {
 
 /// Runs the job to its end, and ends what it left running. Gives its status as a shell counts it.
 pub(crate) fn run(job: &Job, control: File) -> Result<i32, String> {
-    let (program, arguments) = job
-        .arguments
-        .split_first()
-        .ok_or("the job has no command")?;
+    let (program, arguments) = job.arguments.split_first().ok_or("the job has no command")?;
     let mut command = Command::new(program);
     system::set_environment(&mut command);
-    command
-        .args(arguments)
-        .current_dir("/share")
-        .envs(job.environment.iter().cloned());
+    command.args(arguments).current_dir("/share").envs(job.environment.iter().cloned());
     let (pid, pumps) = match job.terminal {
         Some(size) => start_in_terminal(&mut command, size, control)?,
         None => start_with_pipes(&mut command)?,
     };
-    let status =
-        sys::wait_for(pid).map_err(|error| format!("can't wait for {program}: {error}"))?;
+    let status = sys::wait_for(pid).map_err(|error| format!("can't wait for {program}: {error}"))?;
     // Whoever still holds the job's output would keep the pumps waiting for its end.
     sys::signal_everyone(libc::SIGKILL);
     for pump in pumps {
@@ -73,19 +64,12 @@ pub(crate) fn run(job: &Job, control: File) -> Result<i32, String> {
 }
 
 fn start(command: &mut Command) -> Result<std::process::Child, String> {
-    command
-        .spawn()
-        .map_err(|error| format!("can't start {}: {error}", command.get_program().display()))
+    command.spawn().map_err(|error| format!("can't start {}: {error}", command.get_program().display()))
 }
 
 fn start_with_pipes(command: &mut Command) -> Result<(u32, Vec<JoinHandle<()>>), String> {
     let (output, errors) = (open_port(OUTPUT)?, open_port(ERRORS)?);
-    let mut child = start(
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped()),
-    )?;
+    let mut child = start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let mut pumps = Vec::new();
     if let Some(pipe) = child.stdout.take() {
         pumps.push(pump(pipe, output));
@@ -110,10 +94,7 @@ fn start_in_terminal(
     sys::use_terminal(command, &slave).map_err(failed)?;
     let child = start(command)?;
     // The child has its own copies by now; ours would keep the terminal open after the job's end.
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let for_input = master.try_clone().map_err(failed)?;
     let for_size = master.try_clone().map_err(failed)?;
     drop(pump(input, for_input));
@@ -122,10 +103,7 @@ fn start_in_terminal(
 }
 
 /// Copies until the source ends. A terminal whose last user is gone ends with an error, which is no news either.
-fn pump(
-    mut from: impl Read + Send + 'static,
-    mut to: impl Write + Send + 'static,
-) -> JoinHandle<()> {
+fn pump(mut from: impl Read + Send + 'static, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(length) = from.read(&mut buffer) {

@@ -11,8 +11,8 @@ use crate::sys;
 /// nor is a module that is in the kernel already; anything else is said and passed over, because the boot may well do
 /// without it.
 pub(crate) fn load(list: &str) -> Result<(), String> {
-    let paths = std::fs::read_to_string(list)
-        .map_err(|error| format!("can't read the list of modules {list}: {error}"))?;
+    let paths =
+        std::fs::read_to_string(list).map_err(|error| format!("can't read the list of modules {list}: {error}"))?;
     for path in paths.lines().filter(|line| !line.is_empty()) {
         let outcome = File::open(path).and_then(|file| sys::load_module(&file));
         if let Err(error) = outcome

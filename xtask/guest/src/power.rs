@@ -36,9 +36,7 @@ pub(crate) fn end_after(how: End, last_word: impl FnOnce()) -> ! {
         End::Halt => libc::LINUX_REBOOT_CMD_HALT,
     };
     if let Err(error) = sys::reboot(command) {
-        crate::complain(format_args!(
-            "the kernel refuses to end the system: {error}"
-        ));
+        crate::complain(format_args!("the kernel refuses to end the system: {error}"));
     }
     sys::reap_forever()
 }

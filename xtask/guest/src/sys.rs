@@ -11,11 +11,7 @@ use std::process::{Command, Stdio};
 
 /// Turns the C convention of -1 and `errno` into a result.
 fn check(result: libc::c_long) -> Result<libc::c_long> {
-    if result == -1 {
-        Err(Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result == -1 { Err(Error::last_os_error()) } else { Ok(result) }
 }
 
 fn c_string(text: &str) -> Result<CString> {
@@ -23,25 +19,12 @@ fn c_string(text: &str) -> Result<CString> {
 }
 
 /// mount(2). `flags` are `libc::MS_*`.
-pub(crate) fn mount(
-    source: &str,
-    target: &str,
-    kind: &str,
-    flags: libc::c_ulong,
-    options: &str,
-) -> Result<()> {
+pub(crate) fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong, options: &str) -> Result<()> {
     let (source, target) = (c_string(source)?, c_string(target)?);
     let (kind, options) = (c_string(kind)?, c_string(options)?);
     // SAFETY: the four pointers are to strings that live until the call is over, and end in NUL.
-    let result = unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            kind.as_ptr(),
-            flags,
-            options.as_ptr().cast(),
-        )
-    };
+    let result =
+        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()) };
     check(result.into()).map(drop)
 }
 
@@ -55,8 +38,7 @@ pub(crate) fn unmount(target: &str) -> Result<()> {
 /// finit_module(2) without parameters.
 pub(crate) fn load_module(module: &File) -> Result<()> {
     // SAFETY: the file is open, the parameter string is a constant that ends in NUL.
-    let result =
-        unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) };
+    let result = unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) };
     check(result).map(drop)
 }
 
@@ -80,11 +62,7 @@ pub(crate) fn signal_everyone(signal: libc::c_int) {
 
 /// How a process ended, as a shell counts it: its exit status, or 128 and the signal.
 pub(crate) fn shell_status(status: libc::c_int) -> i32 {
-    if libc::WIFEXITED(status) {
-        libc::WEXITSTATUS(status)
-    } else {
-        128 + libc::WTERMSIG(status)
-    }
+    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) }
 }
 
 /// Waits for any child, which may be one that lost its own parent. An error means that there is none.
@@ -136,10 +114,7 @@ pub(crate) fn own_terminal(command: &mut Command) {
 
 /// Opens a pseudo-terminal; gives its master and the path of its slave.
 pub(crate) fn open_pty() -> Result<(File, String)> {
-    let master = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/ptmx")?;
+    let master = OpenOptions::new().read(true).write(true).open("/dev/ptmx")?;
     let unlock: libc::c_int = 0;
     let fd = master.as_raw_fd();
     // SAFETY: TIOCSPTLCK reads one int, which lives until the call is over.
@@ -152,15 +127,9 @@ pub(crate) fn open_pty() -> Result<(File, String)> {
 
 /// Tells a terminal its size.
 pub(crate) fn set_window_size(terminal: &File, rows: u16, columns: u16) -> Result<()> {
-    let size = libc::winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads one winsize, which lives until the call is over.
-    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into())
-        .map(drop)
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into()).map(drop)
 }
 
 /// Opens `path` as standard input, output and error of `command`.
@@ -180,8 +149,7 @@ impl DirectoryWatch {
     /// Starts to watch. Look for what is there already after this call, never before it.
     pub(crate) fn new(directory: &str) -> Result<Self> {
         // SAFETY: the call takes a number.
-        let fd =
-            check(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) }.into())?;
+        let fd = check(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) }.into())?;
         // SAFETY: the call above gave us this descriptor, and nobody else has it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
         let path = c_string(directory)?;
@@ -208,29 +176,12 @@ impl DirectoryWatch {
 /// Waits until one of the descriptors has something to read, at most so many milliseconds (-1: for ever).
 /// Gives the positions of those that have; none of them when the time is over.
 pub(crate) fn wait_readable(fds: &[RawFd], milliseconds: i32) -> Result<Vec<usize>> {
-    let mut polled: Vec<libc::pollfd> = fds
-        .iter()
-        .map(|&fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        })
-        .collect();
+    let mut polled: Vec<libc::pollfd> =
+        fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
     // SAFETY: the pointer and the length are those of one vector.
-    let result = unsafe {
-        libc::poll(
-            polled.as_mut_ptr(),
-            polled.len() as libc::nfds_t,
-            milliseconds,
-        )
-    };
+    let result = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, milliseconds) };
     match check(result.into()) {
-        Ok(_) => Ok(polled
-            .iter()
-            .enumerate()
-            .filter(|(_, p)| p.revents != 0)
-            .map(|(i, _)| i)
-            .collect()),
+        Ok(_) => Ok(polled.iter().enumerate().filter(|(_, p)| p.revents != 0).map(|(i, _)| i).collect()),
         Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -244,16 +195,10 @@ pub(crate) fn space(path: &str) -> Result<(u64, u64)> {
     check(unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) }.into())?;
     // SAFETY: the call succeeded, so that the kernel has filled it in.
     let answer = unsafe { answer.assume_init() };
-    Ok((
-        answer.f_blocks * answer.f_frsize,
-        answer.f_bavail * answer.f_frsize,
-    ))
+    Ok((answer.f_blocks * answer.f_frsize, answer.f_bavail * answer.f_frsize))
 }
 
 /// Name, release and so on of the running kernel.
 pub(crate) fn kernel_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }

@@ -46,12 +46,7 @@ pub(crate) fn main() -> Result<(), String> {
 
 /// The test system itself, on whatever root there is.
 pub(crate) fn run(cmdline: &Cmdline) -> Result<(), String> {
-    for (kind, place) in [
-        ("tmpfs", "/tmp"),
-        ("tmpfs", "/run"),
-        ("devpts", "/dev/pts"),
-        ("tmpfs", "/dev/shm"),
-    ] {
+    for (kind, place) in [("tmpfs", "/tmp"), ("tmpfs", "/run"), ("devpts", "/dev/pts"), ("tmpfs", "/dev/shm")] {
         if let Err(error) = mount(kind, place) {
             crate::complain(error);
         }
@@ -60,9 +55,7 @@ pub(crate) fn run(cmdline: &Cmdline) -> Result<(), String> {
     if let Some(asked) = cmdline.value("vmm.then")
         && !["poweroff", "reboot", "halt", "hang", "sh"].contains(&asked)
     {
-        crate::complain(format_args!(
-            "vmm.then={asked} is none of poweroff, reboot, halt, hang, sh: powering off"
-        ));
+        crate::complain(format_args!("vmm.then={asked} is none of poweroff, reboot, halt, hang, sh: powering off"));
     }
     button::listen();
     if cmdline.flag("vmm.show") {
@@ -90,9 +83,7 @@ pub(crate) fn run(cmdline: &Cmdline) -> Result<(), String> {
 fn run_shell(command: &str) -> Result<i32, String> {
     let mut shell = Command::new("/bin/sh");
     set_environment(&mut shell).args(["-c", command]);
-    let child = shell
-        .spawn()
-        .map_err(|error| format!("can't start /bin/sh: {error}"))?;
+    let child = shell.spawn().map_err(|error| format!("can't start /bin/sh: {error}"))?;
     sys::wait_for(child.id()).map_err(|error| format!("can't wait for /bin/sh: {error}"))
 }
 
@@ -101,11 +92,8 @@ fn interactive_shell() -> Result<(), String> {
     let terminal = console_terminal();
     let mut shell = Command::new("/bin/sh");
     set_environment(&mut shell).args(["-l"]).current_dir("/");
-    sys::use_terminal(&mut shell, &terminal)
-        .map_err(|error| format!("can't open {terminal}: {error}"))?;
-    let child = shell
-        .spawn()
-        .map_err(|error| format!("can't start a shell on {terminal}: {error}"))?;
+    sys::use_terminal(&mut shell, &terminal).map_err(|error| format!("can't open {terminal}: {error}"))?;
+    let child = shell.spawn().map_err(|error| format!("can't start a shell on {terminal}: {error}"))?;
     sys::wait_for(child.id()).map_err(|error| format!("can't wait for the shell: {error}"))?;
     Ok(())
 }
@@ -113,23 +101,14 @@ fn interactive_shell() -> Result<(), String> {
 /// `/dev/console` itself can't be anyone's terminal: the device behind it can.
 fn console_terminal() -> String {
     let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
-    format!(
-        "/dev/{}",
-        active.split_whitespace().next_back().unwrap_or("console")
-    )
+    format!("/dev/{}", active.split_whitespace().next_back().unwrap_or("console"))
 }
 
 /// Gives a command the environment that a login would.
 pub(crate) fn set_environment(command: &mut Command) -> &mut Command {
     command
         .env_clear()
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/root")
-        .env(
-            "TERM",
-            std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned()),
-        )
+        .env("TERM", std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned()))
 }

@@ -42,9 +42,7 @@ pub(crate) fn main() -> Result<(), String> {
     make_links();
     let job = mount_job()?;
     let control = open_port(CONTROL)?;
-    let listener = control
-        .try_clone()
-        .map_err(|error| format!("can't share the control port: {error}"))?;
+    let listener = control.try_clone().map_err(|error| format!("can't share the control port: {error}"))?;
     *CONTROL_LINE.lock().map_err(|error| error.to_string())? = Some(control);
     tell("ready");
     std::thread::spawn(|| {
@@ -74,9 +72,7 @@ fn mount_the_rest() -> Result<(), String> {
         ("securityfs", "/sys/kernel/security"),
         ("hugetlbfs", "/dev/hugepages"),
     ];
-    kinds
-        .iter()
-        .try_for_each(|(kind, place)| system::mount(kind, place))
+    kinds.iter().try_for_each(|(kind, place)| system::mount(kind, place))
 }
 
 /// What udev would have made.
@@ -94,13 +90,8 @@ fn make_links() {
 }
 
 fn mount_job() -> Result<Job, String> {
-    sys::mount(JOB_DISK, JOB, "ext4", 0, "")
-        .map_err(|error| format!("can't mount {JOB_DISK} on {JOB}: {error}"))?;
-    for (directory, place) in [
-        ("share", "/share"),
-        ("out", "/out"),
-        ("bin", "/usr/local/bin"),
-    ] {
+    sys::mount(JOB_DISK, JOB, "ext4", 0, "").map_err(|error| format!("can't mount {JOB_DISK} on {JOB}: {error}"))?;
+    for (directory, place) in [("share", "/share"), ("out", "/out"), ("bin", "/usr/local/bin")] {
         let source = format!("{JOB}/{directory}");
         sys::mount(&source, place, "", libc::MS_BIND, "")
             .map_err(|error| format!("can't bind {source} to {place}: {error}"))?;
@@ -113,23 +104,14 @@ pub(crate) fn open_port(number: u32) -> Result<File, String> {
     let failed = |error| format!("can't open port {number} of the virtio-serial device: {error}");
     let watch = DirectoryWatch::new("/dev").map_err(failed)?;
     loop {
-        let names = std::fs::read_dir("/dev")
-            .map_err(failed)?
-            .flatten()
-            .map(|entry| entry.file_name());
+        let names = std::fs::read_dir("/dev").map_err(failed)?.flatten().map(|entry| entry.file_name());
         // `vport`, the number of the virtio device, `p`, the number of the port.
         let port = names.into_iter().find(|name| {
             let device = name.to_str().and_then(|name| name.strip_prefix("vport"));
-            device
-                .and_then(|device| device.split_once('p'))
-                .is_some_and(|(_, port)| port.parse() == Ok(number))
+            device.and_then(|device| device.split_once('p')).is_some_and(|(_, port)| port.parse() == Ok(number))
         });
         if let Some(name) = port {
-            return OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(Path::new("/dev").join(name))
-                .map_err(failed);
+            return OpenOptions::new().read(true).write(true).open(Path::new("/dev").join(name)).map_err(failed);
         }
         sys::wait_readable(&[watch.fd()], -1).map_err(failed)?;
         watch.drain();
@@ -143,8 +125,6 @@ fn tell(line: &str) {
     };
     let Some(port) = control.as_mut() else { return };
     if let Err(error) = port.write_all(format!("{line}\n").as_bytes()) {
-        crate::complain(format_args!(
-            "can't say `{line}` on the control port: {error}"
-        ));
+        crate::complain(format_args!("can't say `{line}` on the control port: {error}"));
     }
 }

@@ -85,7 +85,8 @@ fn fill(staging: &Path, request: &Request, vmm: &Path) -> Result<()> {
         fs::create_dir_all(staging.join(folder))?;
     }
     fs::write(staging.join("argv"), nul_terminated(&request.command))?;
-    let environment = ["VMM_BIN=/usr/local/bin/vmm", "VMM_GUEST_DIR=/guest"].map(str::to_owned);
+    let mut environment = vec!["VMM_BIN=/usr/local/bin/vmm".to_owned(), "VMM_GUEST_DIR=/guest".to_owned()];
+    environment.extend_from_slice(&request.environment);
     fs::write(staging.join("env"), nul_terminated(&environment))?;
     if request.interactive {
         let (rows, columns) = terminal::size();

@@ -43,6 +43,8 @@ pub(crate) struct Request {
     pub(crate) timeout: Option<Duration>,
     /// Whether this terminal becomes the command's.
     pub(crate) interactive: bool,
+    /// More of the command's environment, as `NAME=VALUE`.
+    pub(crate) environment: Vec<String>,
     /// The command, not interpreted by any shell.
     pub(crate) command: Vec<String>,
 }
@@ -50,7 +52,16 @@ pub(crate) struct Request {
 impl Request {
     /// A command in a testbed of the usual size.
     pub(crate) fn new(command: Vec<String>) -> Self {
-        Self { cpus: 2, memory: 4096, share: None, out: None, timeout: None, interactive: false, command }
+        Self {
+            cpus: 2,
+            memory: 4096,
+            share: None,
+            out: None,
+            timeout: None,
+            interactive: false,
+            environment: Vec::new(),
+            command,
+        }
     }
 }
 
