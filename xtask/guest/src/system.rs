@@ -25,8 +25,12 @@ pub(crate) fn mount_essentials() -> Result<(), String> {
     Ok(())
 }
 
-/// Mounts a file system of the kernel's own, unless it is there already.
+/// Mounts a file system of the kernel's own, unless something is mounted there already.
 pub(crate) fn mount(kind: &str, place: &str) -> Result<(), String> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    if mounts.lines().any(|line| line.split(' ').nth(1) == Some(place)) {
+        return Ok(());
+    }
     // A read-only root has these directories, or it is no root for us.
     let _ = std::fs::create_dir_all(place);
     match sys::mount(kind, place, kind, libc::MS_NOSUID, "") {
