@@ -70,13 +70,14 @@ impl SerialPort {
         Self(Mutex::new(Serial::with_events(Line(line), events, output)))
     }
 
-    /// How many bytes of input the port can take now.
+    /// How many bytes of input the port can take now: none while the guest has it in loopback mode. `drained` is
+    /// signalled when there is room again.
     pub fn room(&self) -> usize {
-        self.lock().fifo_capacity()
+        let mut port = self.lock();
+        if in_loopback(&mut port) { 0 } else { port.fifo_capacity() }
     }
 
-    /// Hands input to the guest; gives back how many bytes were taken, which is at most [`Self::room`]. A guest that
-    /// has the port in loopback mode takes none.
+    /// Hands input to the guest; gives back how many bytes were taken, which is at most [`Self::room`].
     pub fn receive(&self, input: &[u8]) -> usize {
         self.lock().enqueue_raw_bytes(input).unwrap_or(0)
     }
@@ -84,6 +85,15 @@ impl SerialPort {
     fn lock(&self) -> std::sync::MutexGuard<'_, Port> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Offset of the modem control register, and its loopback bit.
+const MCR: u8 = 4;
+const MCR_LOOP: u8 = 1 << 4;
+
+/// Reading this register has no effect.
+fn in_loopback(port: &mut Port) -> bool {
+    port.read(MCR) & MCR_LOOP != 0
 }
 
 impl BusDevice for SerialPort {
@@ -95,8 +105,13 @@ impl BusDevice for SerialPort {
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let (Ok(offset), &[first]) = (u8::try_from(offset), data) {
+            let mut port = self.lock();
+            let was_in_loopback = in_loopback(&mut port);
             // A byte that could not be written is counted by `Events::tx_lost_byte`.
-            let _ = self.lock().write(offset, first);
+            let _ = port.write(offset, first);
+            if was_in_loopback && !in_loopback(&mut port) {
+                port.events().in_buffer_empty();
+            }
         }
     }
 }
@@ -170,6 +185,18 @@ mod tests {
         }
         assert_eq!(port.room(), room);
         assert!(drained.read().is_ok());
+    }
+
+    #[test]
+    fn a_port_in_loopback_takes_no_input_and_says_when_it_does_again() {
+        let drained = eventfd();
+        let port = SerialPort::new(Box::new(eventfd()), drained.try_clone().unwrap(), Box::new(std::io::sink()));
+        port.write(4, &[0x18]);
+        assert_eq!((port.room(), port.receive(b"x")), (0, 0));
+        assert!(drained.read().is_err());
+        port.write(4, &[0x08]);
+        assert!(drained.read().is_ok());
+        assert_eq!(port.receive(b"x"), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! | from | to | is |
 //! |---|---|---|
 //! | `0x0000_0000` | `0x0009_fc00` | RAM; boot structures in its lower part |
-//! | `0x0009_fc00` | `0x0010_0000` | reserved: EBDA, VGA, firmware; ACPI tables from `0xe_0000`, SMBIOS from `0xf_0000` |
+//! | `0x0009_fc00` | `0x0010_0000` | reserved: EBDA, VGA, firmware; ACPI tables from `0xd_0000`, SMBIOS from `0xf_0000` |
 //! | `0x0010_0000` | `0xc000_0000` | RAM, as far as there is any |
 //! | `0xc000_0000` | `0x1_0000_0000` | the hole: devices, ECAM, IOAPIC, LAPIC, KVM's own pages |
 //! | `0x1_0000_0000` | | RAM that didn't fit below the hole |
@@ -32,9 +32,11 @@ pub const CMDLINE: u64 = 0x2_0000;
 /// Bytes kept for the command line, its NUL included.
 pub const CMDLINE_SPACE: u64 = 0x1_0000;
 
-/// The RSDP, and the ACPI tables behind it: inside the area that Linux scans for an RSDP by itself.
-pub const ACPI_START: u64 = 0xe_0000;
-/// Where the room for ACPI tables ends.
+/// The ACPI tables: room for the MADT of 4096 vCPUs (64 KiB) and as much again for the rest.
+pub const ACPI_START: u64 = 0xd_0000;
+/// The RSDP, behind the tables: inside the area that Linux scans for an RSDP by itself, from `0xe_0000`.
+pub const ACPI_RSDP: u64 = 0xe_ffc0;
+/// Where the room for ACPI ends.
 pub const ACPI_END: u64 = 0xf_0000;
 /// The room for SMBIOS: where a guest scans for its anchor.
 pub const SMBIOS_START: u64 = 0xf_0000;

@@ -4,6 +4,7 @@
 
 pub mod acpi;
 pub mod cpuid;
+mod gdt;
 pub mod layout;
 pub mod registers;
 pub mod tables;

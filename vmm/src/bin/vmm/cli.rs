@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What can be said on the command line, and the help that tells of it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use vmm::{Disk, MemorySize, SerialConfig};
+
+use crate::STATUS_USAGE;
+use crate::key_values::KeyValues;
+
+/// A virtual machine monitor for KVM.
+#[derive(Debug, Parser)]
+#[command(name = "vmm", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Examples:
+  vmm run --kernel vmlinux --rootfs rootfs.ext4
+  vmm doctor")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a virtual machine until its guest powers off
+    Run(Box<RunArguments>),
+    /// Tell what of this host is ready for virtual machines, and what to do about the rest
+    #[command(after_help = "Exit status: 0 a VM can run; 1 it can't.
+
+Example:
+  vmm doctor --json")]
+    Doctor(DoctorArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Keys, while standard input is a terminal:
+  Ctrl-a x       end the VM at once
+  Ctrl-a p       press the power button
+  Ctrl-a h       show these keys
+  Ctrl-a Ctrl-a  send a Ctrl-a to the guest
+
+Signals:
+  SIGTERM, SIGINT and SIGHUP press the ACPI power button, and after the grace the VM is stopped.
+  A second signal stops it at once.
+
+Exit status:
+  0  the guest powered off or rebooted
+  1  the host failed while the VM ran
+  2  bad usage or configuration; nothing was started or changed
+  3  the guest crashed: triple fault, or KVM could not go on with it
+  4  the VM had to be stopped
+
+Examples:
+  vmm run --kernel vmlinux --rootfs rootfs.ext4
+  vmm run --kernel vmlinuz --initrd initrd --rootfs disk.img,ro --cpus 2 --memory 4G
+  vmm run --kernel vmlinux --initrd initrd --serial file=boot.log \\
+      --cmdline 'console=ttyS0 quiet' --disk path=data.img --disk path=seed.iso,readonly=on")]
+pub(crate) struct RunArguments {
+    /// Kernel: an ELF vmlinux or a bzImage, told apart by content
+    #[arg(long, value_name = "FILE", help_heading = "Boot")]
+    pub(crate) kernel: PathBuf,
+
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE", help_heading = "Boot")]
+    pub(crate) initrd: Option<PathBuf>,
+
+    /// Kernel command line, in place of the default:
+    /// 'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 cryptomgr.notests'.
+    /// 'root=/dev/vda' is put in front for --rootfs, unless there is a 'root=' already
+    #[arg(long, value_name = "STR", help_heading = "Boot", allow_hyphen_values = true)]
+    pub(crate) cmdline: Option<String>,
+
+    /// Enter an ELF kernel through its PVH note instead of its 64-bit entry
+    #[arg(long, help_heading = "Boot")]
+    pub(crate) pvh: bool,
+
+    /// Disk with the root file system: the first one, /dev/vda. ',ro' lets the guest only read it
+    #[arg(long, value_name = "PATH[,ro]", help_heading = "Disks", value_parser = rootfs)]
+    pub(crate) rootfs: Option<Disk>,
+
+    /// Further disk: a raw image or a block device; may be given many times, and the guest sees them in that order
+    #[arg(long, value_name = "path=FILE[,readonly=on|off]", help_heading = "Disks", value_parser = disk)]
+    pub(crate) disk: Vec<Disk>,
+
+    /// Virtual CPUs: 1 to what the host's KVM allows
+    #[arg(long, value_name = "N", help_heading = "Machine", default_value_t = 1)]
+    pub(crate) cpus: u32,
+
+    /// Memory: a number of MiB, or one with K, M, G or T behind it; at least 32M
+    #[arg(long, value_name = "SIZE", help_heading = "Machine", default_value_t)]
+    pub(crate) memory: MemorySize,
+
+    /// Where the serial port (ttyS0 in the guest) goes: 'stdio'; 'null'; 'file=PATH', which is created or emptied;
+    /// 'socket=PATH', a Unix socket that one client at a time can use
+    #[arg(long, value_name = "WHERE", help_heading = "Console", default_value = "stdio")]
+    pub(crate) serial: SerialConfig,
+
+    /// How long a guest has after SIGTERM, SIGINT or SIGHUP to power off by itself: a number of seconds, or one with
+    /// ms, s or m behind it
+    #[arg(long, value_name = "TIME", help_heading = "Operation", default_value = "10s", value_parser = time)]
+    pub(crate) grace: Duration,
+
+    /// What the VM is called in log lines
+    #[arg(long, value_name = "NAME", help_heading = "Operation", default_value = "vm")]
+    pub(crate) name: String,
+
+    /// How much is logged: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", help_heading = "Operation", default_value = "warn", value_parser = level)]
+    pub(crate) log_level: tracing::Level,
+
+    /// Where log lines go, in place of standard error; lines are added to what the file holds
+    #[arg(long, value_name = "FILE", help_heading = "Operation")]
+    pub(crate) log_file: Option<PathBuf>,
+}
+
+/// Prints help to standard output with status 0, and everything else as an error in one line.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let shown = error.print();
+            let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            ExitCode::from(if shown.is_ok() && asked_for { 0 } else { STATUS_USAGE })
+        }
+        _ => {
+            // The first paragraph says what is wrong; usage and pointers to the help follow it.
+            let text = error.to_string();
+            let first = text.split("\n\n").next().unwrap_or(&text).replace('\n', " ");
+            let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
+            eprintln!("vmm: {line} (see 'vmm run --help')");
+            ExitCode::from(STATUS_USAGE)
+        }
+    }
+}
+
+fn rootfs(text: &str) -> Result<Disk, String> {
+    let (path, readonly) = match text.strip_suffix(",ro") {
+        Some(path) => (path, true),
+        None => (text.strip_suffix(",rw").unwrap_or(text), false),
+    };
+    if path.is_empty() {
+        return Err("there is no path".to_owned());
+    }
+    Ok(Disk { path: path.into(), readonly })
+}
+
+fn disk(text: &str) -> Result<Disk, String> {
+    let mut values = KeyValues::parse(text)?;
+    let path = values.take("path").ok_or("there is no path=FILE")?;
+    let readonly = values.take_switch("readonly")?.unwrap_or(false);
+    values.finish(&["path", "readonly"])?;
+    Ok(Disk { path: path.into(), readonly })
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let number: u64 = digits.parse().map_err(|_| "not a time: give one such as 10s, 500ms or 2m".to_owned())?;
+    match text.strip_prefix(digits).unwrap_or_default() {
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "ms" => Ok(Duration::from_millis(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        unit => Err(format!("'{unit}' is no unit of time: there are ms, s and m")),
+    }
+}
+
+fn level(text: &str) -> Result<tracing::Level, String> {
+    text.parse().map_err(|_| "there are error, warn, info, debug and trace".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_command_line_in_the_help_is_the_real_one() {
+        let help = Arguments::command().find_subcommand_mut("run").unwrap().render_long_help().to_string();
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words(&help).contains(vmm::config::DEFAULT_CMDLINE), "{help}");
+    }
+
+    #[test]
+    fn disks_are_read_as_people_write_them() {
+        let plain = Disk::new("a.img");
+        let readonly = Disk { readonly: true, ..plain.clone() };
+        assert_eq!(rootfs("a.img"), Ok(plain.clone()));
+        assert_eq!(rootfs("a.img,ro"), Ok(readonly.clone()));
+        assert_eq!(rootfs("a.img,rw"), Ok(plain.clone()));
+        assert_eq!(rootfs("a,b.img"), Ok(Disk::new("a,b.img")));
+        assert_eq!(disk("path=a.img"), Ok(plain.clone()));
+        assert_eq!(disk("readonly=on,path=a.img"), Ok(readonly));
+        assert_eq!(disk("path=a.img,readonly=off"), Ok(plain));
+        for (text, said) in [
+            ("", "there is no path=FILE"),
+            ("a.img", "'a.img' is not KEY=VALUE"),
+            ("path=a,readonly=maybe", "readonly=maybe: give on or off"),
+            ("path=a,path=b", "path is given twice"),
+            ("path=a,size=3", "there is no key 'size': there are path, readonly"),
+        ] {
+            assert_eq!(disk(text), Err(said.to_owned()), "{text}");
+        }
+        assert_eq!(rootfs(",ro"), Err("there is no path".to_owned()));
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(time("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(time("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(time("0"), Ok(Duration::ZERO));
+        assert_eq!(time("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(time("2m"), Ok(Duration::from_secs(120)));
+        for text in ["", "s", "10h", "-1s", "1.5s", "10 s"] {
+            assert!(time(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `vmm run`.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use vmm::{BuildError, Config, Crash, Exit, RunError, SerialConfig, Vm};
+
+use crate::cli::RunArguments;
+use crate::signals::{Signals, Watcher};
+use crate::terminal::{self, RawTerminal, Slot};
+use crate::{STATUS_USAGE, logging, print_error};
+
+/// The exit status when the host failed while the VM ran.
+const STATUS_HOST: u8 = 1;
+/// The exit status when the guest crashed.
+const STATUS_CRASH: u8 = 3;
+/// The exit status when the VM had to be stopped.
+const STATUS_STOPPED: u8 = 4;
+
+pub(crate) fn run(arguments: RunArguments) -> ExitCode {
+    if let Err(error) = logging::start(arguments.log_level, arguments.log_file.as_deref()) {
+        let path = arguments.log_file.unwrap_or_default();
+        eprintln!("vmm: error: log file {}: can't be written: {error}", path.display());
+        return ExitCode::from(STATUS_USAGE);
+    }
+    let exit = match start(arguments) {
+        Ok(exit) => exit,
+        Err(Failure::Build(error)) => {
+            print_error(&error);
+            return ExitCode::from(STATUS_USAGE);
+        }
+        Err(Failure::Host(error)) => {
+            print_error(error.as_ref());
+            return ExitCode::from(STATUS_HOST);
+        }
+    };
+    match &exit {
+        Exit::PowerOff | Exit::Reset => ExitCode::SUCCESS,
+        Exit::Crashed(report) => {
+            print_error(&End(&exit));
+            if matches!(report.crash, Crash::InternalError { .. }) && !vmm::doctor::has_hardware_virtualization() {
+                eprintln!("vmm: this host's KVM has no VMX or SVM under it, so that is expected: see 'vmm doctor'");
+            }
+            ExitCode::from(STATUS_CRASH)
+        }
+        _ => {
+            eprintln!("vmm: {exit}");
+            ExitCode::from(STATUS_STOPPED)
+        }
+    }
+}
+
+/// Why there is no end of the guest to report.
+enum Failure {
+    Build(BuildError),
+    Host(Box<dyn std::error::Error>),
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        Self::Build(error)
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Self::Host(error.into())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Host(error.into())
+    }
+}
+
+fn start(arguments: RunArguments) -> Result<Exit, Failure> {
+    let RunArguments { kernel, initrd, cmdline, pvh, rootfs, disk, cpus, memory, serial, grace, name, .. } = arguments;
+    let config = Config { name, kernel, pvh, initrd, cmdline, rootfs, disks: disk, cpus, memory, serial };
+    let signals = Signals::catch()?;
+    let slot = Slot::default();
+    let interactive = config.serial == SerialConfig::Stdio && io::stdin().is_terminal();
+    let console = if interactive { Some(terminal::console(slot.clone())?) } else { None };
+    let vm = Vm::build(&config, console)?;
+    let control = vm.control();
+    // The slot is empty until here.
+    let _ = slot.set(control.clone());
+    let watcher = Watcher { signals, control, grace, seen: false };
+    // Raw from the last moment on that can fail before the guest runs, and until its threads have ended.
+    let terminal = if interactive { RawTerminal::enter()? } else { None };
+    let exit = vm.run(vec![Box::new(watcher)]);
+    drop(terminal);
+    Ok(exit?)
+}
+
+/// An end of the guest that is printed as an error.
+#[derive(Debug)]
+struct End<'a>(&'a Exit);
+
+impl std::fmt::Display for End<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for End<'_> {}

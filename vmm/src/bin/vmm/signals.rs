@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! SIGTERM, SIGINT and SIGHUP: the first one asks the guest to power off, the second one stops the VM.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use vmm::Control;
+use vmm::event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+
+/// Becomes readable when one of the signals comes. To be made before any thread starts.
+pub(crate) struct Signals {
+    pipe: UnixStream,
+}
+
+impl Signals {
+    pub(crate) fn catch() -> io::Result<Self> {
+        let (pipe, write) = UnixStream::pair()?;
+        pipe.set_nonblocking(true)?;
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+        }
+        Ok(Self { pipe })
+    }
+}
+
+/// Serves the signals in the event loop.
+pub(crate) struct Watcher {
+    pub(crate) signals: Signals,
+    pub(crate) control: Control,
+    pub(crate) grace: Duration,
+    pub(crate) seen: bool,
+}
+
+impl MutEventSubscriber for Watcher {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        if let Err(error) = ops.add(Events::new(&self.signals.pipe, EventSet::IN)) {
+            tracing::error!("signals can't be watched: {error}");
+        }
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        let mut byte = [0];
+        while io::Read::read(&mut self.signals.pipe, &mut byte).is_ok_and(|len| len > 0) {
+            if std::mem::replace(&mut self.seen, true) {
+                tracing::info!("a second signal: the VM is stopped");
+                self.control.stop();
+            } else {
+                tracing::info!("a signal: the power button is pressed");
+                self.control.shutdown(self.grace);
+            }
+        }
+    }
+}

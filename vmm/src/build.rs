@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Everything that can be wrong with a machine before it runs.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::config::Config;
+
+/// Why a VM can't be built. Nothing that was there before has changed, and nothing new is left behind.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// `/dev/kvm` can't be opened, or can't do what is needed.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// A step of setting the VM up that KVM refused.
+    #[error("KVM refused to {step}")]
+    Refused {
+        /// What was asked for.
+        step: &'static str,
+        /// What KVM said.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// Too few or too many vCPUs.
+    #[error("{asked} vCPUs are not possible: this host's KVM allows 1 to {max}")]
+    Cpus {
+        /// What was asked for.
+        asked: u32,
+        /// KVM's limit.
+        max: u32,
+    },
+    /// More RAM than the processor can address.
+    #[error("{asked} of memory are too much: with the guest's {bits} address bits, {max} is the most")]
+    MemoryBeyondAddressBits {
+        /// What was asked for.
+        asked: String,
+        /// The most there could be.
+        max: String,
+        /// The guest's physical address bits.
+        bits: u8,
+    },
+    /// The host won't give that much.
+    #[error("{asked} of memory can't be had from this host: give less with --memory")]
+    Memory {
+        /// What was asked for.
+        asked: String,
+        /// What the host said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file can't be opened.
+    #[error("{what} {}: {problem}", path.display())]
+    File {
+        /// What the file is for.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it, and the cure where there is one.
+        problem: String,
+    },
+    /// What is to be booted can't be.
+    #[error("{what}: {source}")]
+    Boot {
+        /// The kernel, the initrd or the command line.
+        what: String,
+        /// What is wrong with it.
+        source: boot::Error,
+    },
+    /// A table can't be built.
+    #[error("the guest's {what} can't be built: {problem}")]
+    Table {
+        /// Which table.
+        what: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// More disks than there are places for.
+    #[error("{asked} disks are too many: there is room for {max}")]
+    Disks {
+        /// What was asked for.
+        asked: usize,
+        /// The most there can be.
+        max: usize,
+    },
+    /// The host lacks a resource.
+    #[error("the host can't give {what}")]
+    Host {
+        /// What is missing.
+        what: &'static str,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What is wrong with `/dev/kvm`.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum KvmError {
+    /// There is none.
+    #[error(
+        "/dev/kvm is not there: load kvm_intel or kvm_amd, or give this machine nested virtualization; \
+         'vmm doctor' tells more"
+    )]
+    Absent,
+    /// This user may not use it.
+    #[error(
+        "/dev/kvm may not be opened by this user: add it to the kvm group ('usermod -aG kvm USER') and log in again"
+    )]
+    Forbidden,
+    /// Another hypervisor holds the processor.
+    #[error("/dev/kvm is busy: another hypervisor uses the processor's virtualization")]
+    Busy,
+    /// Anything else.
+    #[error("/dev/kvm can't be opened")]
+    Open(#[source] io::Error),
+    /// Not the one stable version.
+    #[error("/dev/kvm has API version {0}, but 12 is the only one that was ever stable")]
+    ApiVersion(i32),
+    /// A capability is missing.
+    #[error("this host's KVM lacks {0}, which every VM needs: a newer kernel has it")]
+    Capability(&'static str),
+    /// No VM can be created.
+    #[error("KVM can't create a VM")]
+    CreateVm(#[source] kvm_ioctls::Error),
+}
+
+impl KvmError {
+    /// Says what is behind an errno of opening `/dev/kvm` or creating a VM.
+    pub(crate) fn from_errno(errno: i32) -> Self {
+        match errno {
+            libc::ENOENT | libc::ENXIO | libc::ENODEV => Self::Absent,
+            libc::EACCES | libc::EPERM => Self::Forbidden,
+            libc::EBUSY => Self::Busy,
+            other => Self::Open(io::Error::from_raw_os_error(other)),
+        }
+    }
+}
+
+impl BuildError {
+    /// Says which of the inputs `source` is about.
+    pub(crate) fn boot(source: impl Into<boot::Error>, config: &Config) -> Self {
+        let source = source.into();
+        let what = match &source {
+            boot::Error::Kernel(_) => format!("kernel {}", config.kernel.display()),
+            boot::Error::Initrd(_) => match &config.initrd {
+                Some(path) => format!("initrd {}", path.display()),
+                None => "initrd".to_owned(),
+            },
+            boot::Error::Cmdline(_) => "command line".to_owned(),
+            _ => "boot".to_owned(),
+        };
+        Self::Boot { what, source }
+    }
+}
+
+/// Puts a step's name before what KVM said.
+pub(crate) fn refused(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> BuildError {
+    move |source| BuildError::Refused { step, source }
+}
+
+/// Puts the missing resource before what the host said.
+pub(crate) fn no(what: &'static str) -> impl Fn(io::Error) -> BuildError {
+    move |source| BuildError::Host { what, source }
+}

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! How a VM ends, and how its host ends it.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use devices::power::{Power, PowerRequest, PowerSink};
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Why a VM has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exit {
+    /// The guest powered off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest crashed.
+    Crashed(CrashReport),
+    /// The host ended it.
+    Stopped,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("the guest powered off"),
+            Self::Reset => f.write_str("the guest rebooted"),
+            Self::Crashed(report) => write!(f, "the guest crashed: {report}"),
+            Self::Stopped => f.write_str("the VM was stopped"),
+        }
+    }
+}
+
+/// What a vCPU was at when the guest crashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrashReport {
+    /// The vCPU.
+    pub vcpu: u32,
+    /// Where it was, if KVM still knew.
+    pub rip: Option<u64>,
+    /// What happened.
+    pub crash: Crash,
+}
+
+/// A crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Crash {
+    /// A fault that the guest's handlers could not take.
+    TripleFault,
+    /// KVM could not go on with the guest: suberror 1 is an instruction that it can't emulate.
+    InternalError {
+        /// `KVM_INTERNAL_ERROR_*`.
+        suberror: u32,
+        /// The bytes at RIP, where KVM gave them.
+        instruction: Vec<u8>,
+    },
+    /// The guest told KVM so (`KVM_SYSTEM_EVENT_CRASH`).
+    Reported,
+}
+
+impl fmt::Display for CrashReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.crash {
+            Crash::TripleFault => f.write_str("triple fault")?,
+            Crash::InternalError { suberror: 1, instruction } => {
+                f.write_str("KVM could not emulate an instruction")?;
+                if !instruction.is_empty() {
+                    f.write_str(" (bytes")?;
+                    for byte in instruction {
+                        write!(f, " {byte:02x}")?;
+                    }
+                    f.write_str(")")?;
+                }
+            }
+            Crash::InternalError { suberror, .. } => write!(f, "KVM gave up with internal error {suberror}")?,
+            Crash::Reported => f.write_str("it said so itself")?,
+        }
+        write!(f, " on vCPU {}", self.vcpu)?;
+        match self.rip {
+            Some(rip) => write!(f, " at RIP {rip:#x}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What can go wrong on the host while a VM runs.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// `KVM_RUN` failed.
+    #[error("KVM could not run vCPU {vcpu}")]
+    Run {
+        /// The vCPU.
+        vcpu: u32,
+        /// What KVM said.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// The processor refused the guest's state.
+    #[error("vCPU {vcpu} could not be entered: the hardware's reason is {reason:#x}")]
+    FailEntry {
+        /// The vCPU.
+        vcpu: u32,
+        /// `hardware_entry_failure_reason`.
+        reason: u64,
+    },
+    /// KVM came back for something that this VMM doesn't know.
+    #[error("vCPU {vcpu} left the guest for a reason that nobody handles: {exit}")]
+    UnhandledExit {
+        /// The vCPU.
+        vcpu: u32,
+        /// The exit's name and data.
+        exit: String,
+    },
+    /// A thread of ours panicked.
+    #[error("the thread of vCPU {vcpu} panicked")]
+    Panicked {
+        /// The vCPU.
+        vcpu: u32,
+    },
+    /// A thread can't be started.
+    #[error("the thread of vCPU {vcpu} can't be started")]
+    Thread {
+        /// The vCPU.
+        vcpu: u32,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// The event loop can't go on.
+    #[error("the event loop failed")]
+    EventLoop(#[source] event_manager::Error),
+}
+
+/// What the event loop waits for.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Why the VM ends; the first reason counts.
+    end: Option<Result<Exit, RunError>>,
+    /// When the VM is stopped at the latest.
+    deadline: Option<Instant>,
+}
+
+/// The end of a VM: filled in by whoever sees it first, waited for by the event loop.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pending: Mutex<Pending>,
+    changed: EventFd,
+}
+
+impl Ending {
+    pub(crate) fn new() -> io::Result<Self> {
+        let changed = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)?;
+        Ok(Self { pending: Mutex::default(), changed })
+    }
+
+    /// Readable when something has changed.
+    pub(crate) fn changed(&self) -> &EventFd {
+        &self.changed
+    }
+
+    /// Ends the VM, unless something else has ended it already.
+    pub(crate) fn end(&self, how: Result<Exit, RunError>) {
+        self.lock().end.get_or_insert(how);
+        self.wake();
+    }
+
+    /// Takes the reason, once there is one.
+    pub(crate) fn take(&self) -> Option<Result<Exit, RunError>> {
+        self.lock().end.take()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
+    /// How long until the VM has to be stopped, if that is so.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        self.lock().deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn set_deadline(&self, deadline: Instant) {
+        let mut pending = self.lock();
+        let earliest = pending.deadline.map_or(deadline, |before| before.min(deadline));
+        pending.deadline = Some(earliest);
+        drop(pending);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // A full counter wakes the loop just as well.
+        let _ = self.changed.write(1);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PowerSink for Ending {
+    fn request(&self, request: PowerRequest) {
+        self.end(Ok(match request {
+            PowerRequest::Off => Exit::PowerOff,
+            PowerRequest::Reset => Exit::Reset,
+        }));
+    }
+}
+
+/// Ends a running VM, from any thread. Calls on a VM that has ended do nothing.
+#[derive(Clone, Debug)]
+pub struct Control {
+    pub(crate) ending: Arc<Ending>,
+    pub(crate) power: Arc<Power>,
+}
+
+impl Control {
+    /// Presses the ACPI power button: a guest that listens to it shuts down in its own time.
+    pub fn power_button(&self) {
+        self.power.press_power_button();
+    }
+
+    /// Presses the power button, and stops the VM when the guest has not powered off within `grace`.
+    pub fn shutdown(&self, grace: Duration) {
+        self.power_button();
+        if let Some(deadline) = Instant::now().checked_add(grace) {
+            self.ending.set_deadline(deadline);
+        }
+    }
+
+    /// Stops the VM at once.
+    pub fn stop(&self) {
+        self.ending.end(Ok(Exit::Stopped));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_end_counts() {
+        let ending = Ending::new().unwrap();
+        assert!(!ending.has_ended());
+        ending.request(PowerRequest::Reset);
+        ending.end(Ok(Exit::Stopped));
+        assert!(ending.has_ended());
+        assert!(ending.changed().read().is_ok());
+        assert!(matches!(ending.take(), Some(Ok(Exit::Reset))));
+    }
+
+    #[test]
+    fn the_earlier_deadline_counts() {
+        let ending = Ending::new().unwrap();
+        assert_eq!(ending.time_left(), None);
+        let now = Instant::now();
+        ending.set_deadline(now);
+        ending.set_deadline(now + Duration::from_secs(3600));
+        assert_eq!(ending.time_left(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_crash_is_told_in_one_line() {
+        let instruction = vec![0x0f, 0xae];
+        let crash = Crash::InternalError { suberror: 1, instruction };
+        let report = CrashReport { vcpu: 1, rip: Some(0x1000), crash };
+        let line = Exit::Crashed(report).to_string();
+        assert_eq!(
+            line,
+            "the guest crashed: KVM could not emulate an instruction (bytes 0f ae) on vCPU 1 at RIP 0x1000"
+        );
+    }
+}

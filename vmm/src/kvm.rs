@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `/dev/kvm`: open it, see that it can do what every VM needs, and make a VM with memory.
+
+use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use arch::memory::RamRange;
+use arch::{GuestRam, layout};
+
+use crate::build::{BuildError, KvmError, refused};
+use crate::config::MemorySize;
+
+/// What a VM can't do without.
+pub(crate) const NEEDED: [(Cap, &str); 9] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+];
+
+/// vCPU identifiers from here on need the LAPIC's 32-bit mode: 255 is the xAPIC's broadcast.
+const FIRST_X2APIC_ID: u32 = 255;
+
+/// Opens `/dev/kvm` and checks it.
+pub(crate) fn open() -> Result<Kvm, KvmError> {
+    let kvm = Kvm::new().map_err(|error| KvmError::from_errno(error.errno()))?;
+    let version = kvm.get_api_version();
+    if version != KVM_API_VERSION.cast_signed() {
+        return Err(KvmError::ApiVersion(version));
+    }
+    match NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+        Some((_, name)) => Err(KvmError::Capability(name)),
+        None => Ok(kvm),
+    }
+}
+
+/// How many vCPUs this host's KVM allows in a VM.
+pub(crate) fn max_vcpus(kvm: &Kvm) -> u32 {
+    u32::try_from(kvm.get_max_vcpus().min(kvm.get_max_vcpu_id())).unwrap_or(u32::MAX)
+}
+
+/// The CPUID leaves that KVM can give a guest.
+pub(crate) fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, BuildError> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("tell the CPUID leaves it supports"))
+}
+
+/// A VM with its interrupt controllers, before it has vCPUs.
+pub(crate) fn create_vm(kvm: &Kvm, vcpus: u32) -> Result<VmFd, BuildError> {
+    let vm = loop {
+        match kvm.create_vm() {
+            Ok(vm) => break vm,
+            // A signal that comes in while KVM starts its per-VM threads.
+            Err(error) if error.errno() == libc::EINTR => (),
+            Err(error) if error.errno() == libc::EBUSY => return Err(KvmError::Busy.into()),
+            Err(error) => return Err(KvmError::CreateVm(error).into()),
+        }
+    };
+    vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(refused("place its identity map"))?;
+    let tss = usize::try_from(layout::KVM_TSS).unwrap_or(usize::MAX);
+    vm.set_tss_address(tss).map_err(refused("place its TSS pages"))?;
+    vm.create_irq_chip().map_err(refused("create the interrupt controllers"))?;
+    if vcpus > FIRST_X2APIC_ID {
+        // KVM_X2APIC_API_USE_32BIT_IDS and KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK.
+        let cap = kvm_enable_cap { cap: Cap::X2ApicApi as u32, args: [3, 0, 0, 0], ..Default::default() };
+        vm.enable_cap(&cap).map_err(refused("number more than 255 vCPUs"))?;
+    }
+    Ok(vm)
+}
+
+/// Guest RAM: address space of ours, which the host fills page by page as the guest touches it.
+pub(crate) fn allocate(size: MemorySize, address_bits: u8) -> Result<GuestRam, BuildError> {
+    let ranges = arch::memory::ram_ranges(size.bytes());
+    let end = ranges.last().map_or(0, RamRange::end);
+    let limit = 1u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX);
+    if end > limit {
+        let hole = layout::MMIO_HOLE_END - layout::MMIO_HOLE_START;
+        let max = format!("{}G", limit.saturating_sub(hole) >> 30);
+        return Err(BuildError::MemoryBeyondAddressBits { asked: size.to_string(), max, bits: address_bits });
+    }
+    let cant =
+        |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Memory { asked: size.to_string(), source };
+    let ranges = ranges
+        .iter()
+        .map(|range| Ok((range.start, usize::try_from(range.size.get()).map_err(|e| cant(e.into()))?)))
+        .collect::<Result<Vec<(GuestAddress, usize)>, BuildError>>()?;
+    GuestRam::from_ranges(&ranges).map_err(|error| cant(error.into()))
+}
+
+/// Tells KVM where guest RAM is.
+#[expect(unsafe_code, reason = "KVM writes to the memory that it is given")]
+pub(crate) fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
+    for (slot, region) in (0..).zip(ram.iter()) {
+        let slot = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the region is mapped, of that length, and stays so while `ram` or a clone of it lives; `Vm` keeps one
+        // until its vCPUs have ended. Guest RAM is only touched by volatile and atomic access.
+        unsafe { vm.set_user_memory_region(slot) }.map_err(refused("map the guest's memory"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_the_address_bits_do_not_reach_is_refused() {
+        let size = MemorySize::mib(64 << 10).unwrap();
+        let refused = allocate(size, 36).unwrap_err().to_string();
+        assert_eq!(refused, "64G of memory are too much: with the guest's 36 address bits, 63G is the most");
+        assert!(allocate(MemorySize::mib(63 << 10).unwrap(), 36).is_ok());
+    }
+
+    #[test]
+    fn memory_that_no_host_has_is_refused_with_its_cure() {
+        let refused = allocate(MemorySize::mib(1 << 38).unwrap(), 64).unwrap_err().to_string();
+        assert!(refused.ends_with("can't be had from this host: give less with --memory"), "{refused}");
+    }
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The place that the configuration names for the serial port: opened, and left as it was when the VM can't be built.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::input::{InputFrom, Socket};
+use super::output::{Client, PatientOutput, SocketOutput};
+use super::{Console, ConsoleOutput};
+use crate::build::{BuildError, no};
+use crate::config::SerialConfig;
+use crate::storage::problem;
+
+/// The longest path that fits into `sockaddr_un`, without its NUL.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// What the serial port is connected to.
+pub(crate) struct Place {
+    pub(crate) input: InputFrom,
+    pub(crate) output: Box<dyn Write + Send>,
+    /// What is removed again when this is dropped.
+    pub(crate) leftovers: Leftovers,
+}
+
+/// A file that was made, and doesn't stay.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    /// Removed at the end in any case.
+    socket: Option<PathBuf>,
+    /// Removed unless the VM was built.
+    file: Option<PathBuf>,
+}
+
+impl Leftovers {
+    /// The VM is built: what it writes stays.
+    pub(crate) fn keep_file(&mut self) {
+        self.file = None;
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for path in self.socket.iter().chain(&self.file) {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::warn!("{} can't be removed: {error}", path.display());
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Opens what `config` names, or takes `console` in its place. `stop` is readable from the moment on when the VM
+    /// ends.
+    pub(crate) fn open(config: &SerialConfig, console: Option<Console>, stop: EventFd) -> Result<Self, BuildError> {
+        let patient = |output: Box<dyn ConsoleOutput>| Box::new(PatientOutput::new(output, stop));
+        let leftovers = Leftovers::default();
+        if let Some(Console { input, output }) = console {
+            let input = input.map_or(InputFrom::Nowhere, InputFrom::Source);
+            return Ok(Self { input, output: patient(output), leftovers });
+        }
+        match config {
+            SerialConfig::Null => Ok(Self { input: InputFrom::Nowhere, output: Box::new(io::sink()), leftovers }),
+            SerialConfig::Stdio => {
+                let (input, output) = stdio().map_err(no("copies of standard input and output"))?;
+                Ok(Self { input: InputFrom::Source(Box::new(input)), output: patient(Box::new(output)), leftovers })
+            }
+            SerialConfig::File(path) => {
+                let (file, created) = create(path)?;
+                let leftovers = Leftovers { file: created.then(|| path.clone()), socket: None };
+                Ok(Self { input: InputFrom::Nowhere, output: patient(Box::new(file)), leftovers })
+            }
+            SerialConfig::Socket(path) => {
+                let listener = listen(path)?;
+                let leftovers = Leftovers { socket: Some(path.clone()), file: None };
+                listener.set_nonblocking(true).map_err(no("a non-blocking socket"))?;
+                let client = Client::default();
+                let input = InputFrom::Socket(Socket { listener, client: client.clone() });
+                Ok(Self { input, output: Box::new(SocketOutput(client)), leftovers })
+            }
+        }
+    }
+}
+
+/// Unbuffered, so that what epoll says of the descriptor is true of the reader.
+fn stdio() -> io::Result<(File, File)> {
+    let (input, output) = (io::stdin(), io::stdout());
+    Ok((input.as_fd().try_clone_to_owned()?.into(), output.as_fd().try_clone_to_owned()?.into()))
+}
+
+/// Creates or empties a file; tells whether it is a new one.
+fn create(path: &Path) -> Result<(File, bool), BuildError> {
+    let new = fs::symlink_metadata(path).is_err();
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        // A FIFO that nobody reads would block here, and a full one later: output waits by itself.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(|error| problem("serial file", path, format!("can't be written: {}", plain(&error))))?;
+    Ok((file, new))
+}
+
+fn listen(path: &Path) -> Result<UnixListener, BuildError> {
+    const WHAT: &str = "serial socket";
+    let len = path.as_os_str().len();
+    if len > MAX_SOCKET_PATH {
+        let text =
+            format!("its path has {len} bytes, but a socket's has at most {MAX_SOCKET_PATH}: use a relative one");
+        return Err(problem(WHAT, path, text));
+    }
+    if let Ok(there) = fs::symlink_metadata(path) {
+        if !there.file_type().is_socket() {
+            return Err(problem(WHAT, path, "something else is there, which would be overwritten"));
+        }
+        match UnixStream::connect(path) {
+            // Its owner is gone.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+                .map_err(|error| problem(WHAT, path, format!("a stale one can't be removed: {}", plain(&error))))?,
+            _ => return Err(problem(WHAT, path, "is taken: a program listens there")),
+        }
+    }
+    let listener = UnixListener::bind(path)
+        .map_err(|error| problem(WHAT, path, format!("can't be created: {}", plain(&error))))?;
+    // Whoever can connect is at the guest's console.
+    if let Err(error) = fs::set_permissions(path, Permissions::from_mode(0o600)) {
+        let _ = fs::remove_file(path);
+        return Err(problem(WHAT, path, format!("its mode can't be set: {}", plain(&error))));
+    }
+    Ok(listener)
+}
+
+/// An error without its number.
+fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "this user may not".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(config: &SerialConfig) -> Result<Place, String> {
+        Place::open(config, None, EventFd::new(0).unwrap()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_that_was_made_goes_when_the_vm_is_not_built() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let config = SerialConfig::File(path.clone());
+        drop(open(&config).unwrap());
+        assert!(!path.exists());
+        let mut place = open(&config).unwrap();
+        place.output.write_all(b"hello").unwrap();
+        place.leftovers.keep_file();
+        drop(place);
+        assert_eq!(fs::read(&path).unwrap(), b"hello");
+        // One that was there before stays.
+        drop(open(&config).unwrap());
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_socket_goes_with_its_vm_and_is_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let config = SerialConfig::Socket(path.clone());
+        let place = open(&config).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let taken = format!("serial socket {}: is taken: a program listens there", path.display());
+        assert_eq!(open(&config).err(), Some(taken));
+        drop(place);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_anything_else_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(open(&SerialConfig::Socket(path.clone())).unwrap());
+        fs::write(&path, "precious").unwrap();
+        let error = open(&SerialConfig::Socket(path.clone())).err().unwrap();
+        assert!(error.ends_with("something else is there, which would be overwritten"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn bad_places_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let long = at(&"x".repeat(200));
+        for (config, expected) in [
+            (SerialConfig::File(dir.path().into()), "it is a directory"),
+            (SerialConfig::File(at("no/file")), "there is no such directory"),
+            (SerialConfig::Socket(at("no/socket")), "there is no such directory"),
+            (SerialConfig::Socket(long), "use a relative one"),
+        ] {
+            let error = open(&config).err().unwrap();
+            assert!(error.ends_with(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Opening what a configuration names: with an answer to each way in which that fails.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::build::BuildError;
+use crate::config::Disk;
+
+/// Opens a file that is only read: a kernel or an initrd.
+pub(crate) fn open_readable(what: &'static str, path: &Path) -> Result<File, BuildError> {
+    let file = open(what, path, false).map_err(|error| file_error(what, path, &error, None))?;
+    let kind = file.metadata().map_err(|error| file_error(what, path, &error, None))?.file_type();
+    if !kind.is_file() {
+        return Err(problem(what, path, "is not a file"));
+    }
+    Ok(file)
+}
+
+/// Opens a disk image: a file or a block device.
+pub(crate) fn open_disk(disk: &Disk) -> Result<File, BuildError> {
+    const WHAT: &str = "disk";
+    let path = &disk.path;
+    let cure = (!disk.readonly).then_some("may only be read: add readonly=on (or ',ro' to --rootfs)");
+    let file = open(WHAT, path, !disk.readonly).map_err(|error| file_error(WHAT, path, &error, cure))?;
+    let kind = file.metadata().map_err(|error| file_error(WHAT, path, &error, None))?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(problem(WHAT, path, "is neither a file nor a block device"));
+    }
+    Ok(file)
+}
+
+fn open(what: &str, path: &Path, write: bool) -> io::Result<File> {
+    // Opening a FIFO would wait for its other end.
+    let file = OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    tracing::debug!("opened {what} {}", path.display());
+    Ok(file)
+}
+
+fn file_error(what: &'static str, path: &Path, error: &io::Error, read_only_cure: Option<&str>) -> BuildError {
+    let is_directory = path.is_dir();
+    let readable = || File::open(path).is_ok();
+    let text = match error.kind() {
+        _ if is_directory => "is a directory".to_owned(),
+        io::ErrorKind::NotFound if path.is_symlink() => "is a link to a file that is not there".to_owned(),
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => match read_only_cure {
+            Some(cure) if readable() => cure.to_owned(),
+            _ => "may not be opened by this user".to_owned(),
+        },
+        _ => format!("can't be opened: {error}"),
+    };
+    problem(what, path, text)
+}
+
+pub(crate) fn problem(what: &'static str, path: &Path, problem: impl Into<String>) -> BuildError {
+    BuildError::File { what, path: path.to_owned(), problem: problem.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_disk_is_named_with_its_cure() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::os::unix::fs::symlink("nowhere", path("link")).unwrap();
+        let _listener = UnixListener::bind(path("socket")).unwrap();
+        for (name, expected) in [
+            (".", "is a directory"),
+            ("absent", "there is no such file"),
+            ("link", "is a link to a file that is not there"),
+            ("socket", "can't be opened: No such device or address (os error 6)"),
+        ] {
+            let error = open_disk(&Disk::new(path(name))).unwrap_err().to_string();
+            assert_eq!(error, format!("disk {}: {expected}", path(name).display()));
+        }
+        let error = open_disk(&Disk { readonly: true, ..Disk::new("/dev/null") }).unwrap_err().to_string();
+        assert_eq!(error, "disk /dev/null: is neither a file nor a block device");
+    }
+
+    #[test]
+    fn an_image_that_may_only_be_read_says_what_to_add() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        std::fs::write(&path, [0; 512]).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
+        let opened = open_disk(&Disk::new(&path));
+        // Root may write whatever the mode says.
+        if let Err(error) = opened {
+            assert!(error.to_string().ends_with("add readonly=on (or ',ro' to --rootfs)"), "{error}");
+        }
+        assert!(open_disk(&Disk { readonly: true, ..Disk::new(&path) }).is_ok());
+    }
+
+    #[test]
+    fn a_kernel_is_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = open_readable("kernel", dir.path()).unwrap_err().to_string();
+        assert_eq!(error, format!("kernel {}: is not a file", dir.path().display()));
+        let error = open_readable("kernel", Path::new("/dev/null")).unwrap_err().to_string();
+        assert_eq!(error, "kernel /dev/null: is not a file");
+    }
+}

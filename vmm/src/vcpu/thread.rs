@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The thread of a vCPU.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+
+use devices::bus::Bus;
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use super::exits::{self, Next};
+use super::run_page::RunPage;
+use crate::exit::{Ending, RunError};
+
+/// What the guest can reach, and what ends it: shared by all vCPUs.
+#[derive(Debug)]
+pub(crate) struct Machinery {
+    pub(crate) ports: Bus,
+    pub(crate) mmio: Bus,
+    pub(crate) ending: Arc<Ending>,
+    pub(crate) stopping: AtomicBool,
+}
+
+/// A vCPU that runs.
+#[derive(Debug)]
+pub(crate) struct VcpuThread {
+    index: u32,
+    thread: JoinHandle<()>,
+    page: Arc<RunPage>,
+}
+
+extern "C" fn do_nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+/// Installs a handler that does nothing for the signal that interrupts `KVM_RUN`, once a process: without one the signal
+/// would end the process.
+fn install_handler() -> io::Result<()> {
+    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
+    INSTALLED
+        .get_or_init(|| register_signal_handler(SIGRTMIN(), do_nothing).map_err(|error| error.errno()))
+        .map_err(io::Error::from_raw_os_error)
+}
+
+/// Starts the thread of a vCPU.
+pub(crate) fn start(index: u32, vcpu: VcpuFd, machinery: Arc<Machinery>) -> Result<VcpuThread, RunError> {
+    let cant = |source: io::Error| RunError::Thread { vcpu: index, source };
+    install_handler().map_err(cant)?;
+    let page = Arc::new(RunPage::map(&vcpu).map_err(cant)?);
+    let shared = page.clone();
+    let thread = thread::Builder::new()
+        .name(format!("vcpu{index}"))
+        .spawn(move || run(index, vcpu, &shared, &machinery))
+        .map_err(cant)?;
+    Ok(VcpuThread { index, thread, page })
+}
+
+impl VcpuThread {
+    /// Brings the vCPU out of the guest; `Machinery::stopping` is set, so that it doesn't go back.
+    pub(crate) fn kick(&self) {
+        self.page.request_exit();
+        // Fails only for a thread that is gone, which is as good.
+        let _ = self.thread.kill(SIGRTMIN());
+    }
+
+    /// Waits for the thread, which has been kicked.
+    pub(crate) fn join(self) -> Result<(), RunError> {
+        self.thread.join().map_err(|_| RunError::Panicked { vcpu: self.index })
+    }
+}
+
+fn run(index: u32, mut vcpu: VcpuFd, page: &RunPage, machinery: &Machinery) {
+    let guard = PanicGuard { index, ending: &machinery.ending };
+    while !machinery.stopping.load(Ordering::Acquire) {
+        match exits::run_once(index, &mut vcpu, page, machinery) {
+            Ok(Next::Go) => (),
+            Ok(Next::End(exit)) => {
+                machinery.ending.end(Ok(exit));
+                break;
+            }
+            Err(error) => {
+                machinery.ending.end(Err(error));
+                break;
+            }
+        }
+    }
+    std::mem::forget(guard);
+}
+
+/// Ends the VM when the thread ends by a panic: nobody else would notice.
+struct PanicGuard<'a> {
+    index: u32,
+    ending: &'a Ending,
+}
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        self.ending.end(Err(RunError::Panicked { vcpu: self.index }));
+    }
+}

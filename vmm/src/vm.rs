@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A VM: built from a configuration, then run to its end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arch::{BootProtocol, GuestRam};
+use boot::{Initrd, Kernel, Request};
+use devices::power::Power;
+use devices::virtio::transport::mmio::MmioTransport;
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use kvm_ioctls::{VcpuFd, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::Subscriber;
+use crate::build::{BuildError, no};
+use crate::config::Config;
+use crate::exit::{Control, Ending, Exit, RunError};
+use crate::machine::Machine;
+use crate::serial::{Console, Leftovers, Place, SerialInput};
+use crate::vcpu::{self, Machinery, VcpuThread};
+use crate::{kvm, storage};
+
+/// A VM that is ready to run: everything is open and in place, and no thread exists.
+pub struct Vm {
+    name: String,
+    vcpus: Vec<VcpuFd>,
+    machinery: Arc<Machinery>,
+    virtio: Vec<Arc<MmioTransport>>,
+    power: Arc<Power>,
+    serial_input: SerialInput,
+    stop_output: EventFd,
+    // Below what uses them: fields are dropped in this order.
+    _leftovers: Leftovers,
+    _vm: VmFd,
+    _ram: GuestRam,
+}
+
+impl std::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vm").field("name", &self.name).field("vcpus", &self.vcpus.len()).finish_non_exhaustive()
+    }
+}
+
+impl Vm {
+    /// Builds the machine that `config` describes. `console` takes the place of `config.serial`.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] for whatever is wrong with the configuration, the files it names, or the host. No file has been
+    /// changed then, and none is left behind.
+    pub fn build(config: &Config, console: Option<Console>) -> Result<Self, BuildError> {
+        // Files first: most mistakes are there, and none of this costs anything.
+        let open_kernel = storage::open_readable("kernel", &config.kernel)?;
+        let mut kernel = Kernel::open(open_kernel).map_err(|error| BuildError::boot(error, config))?;
+        let mut initrd = config.initrd.as_deref().map(|path| open_initrd(path, config)).transpose()?;
+        let images = config
+            .all_disks()
+            .map(|disk| Ok((disk, storage::open_disk(disk)?)))
+            .collect::<Result<Vec<_>, BuildError>>()?;
+
+        let kvm = kvm::open()?;
+        let max = kvm::max_vcpus(&kvm);
+        if !(1..=max).contains(&config.cpus) {
+            return Err(BuildError::Cpus { asked: config.cpus, max });
+        }
+        let cpuid = kvm::supported_cpuid(&kvm)?;
+        let ram = kvm::allocate(config.memory, arch::cpuid::physical_address_bits(&cpuid))?;
+        let vm = kvm::create_vm(&kvm, config.cpus)?;
+        kvm::map(&vm, &ram)?;
+
+        let ending = Arc::new(Ending::new().map_err(no("an eventfd"))?);
+        let mut machine = Machine::new(&vm, &ram);
+        let power = machine.add_platform(&ending)?;
+        for (disk, image) in images {
+            machine.add_disk(disk, image)?;
+        }
+
+        let rsdp = arch::acpi::write(&ram, &machine.platform(config.cpus))
+            .map_err(|error| BuildError::Table { what: "ACPI tables", problem: error.to_string() })?;
+        let cmdline = config.full_cmdline();
+        let request = Request {
+            kernel: &mut kernel,
+            initrd: initrd.as_mut(),
+            cmdline: cmdline.as_bytes(),
+            protocol: config.pvh.then_some(BootProtocol::Pvh),
+            rsdp,
+        };
+        let entry = boot::load(&ram, request).map_err(|error| BuildError::boot(error, config))?;
+        arch::tables::write(&ram, entry.protocol)
+            .map_err(|error| BuildError::Table { what: "boot tables", problem: error.to_string() })?;
+        let vcpus = (0..config.cpus)
+            .map(|index| vcpu::create(&vm, &cpuid, index, config.cpus, &entry))
+            .collect::<Result<Vec<_>, BuildError>>()?;
+
+        // Last, as it may empty a file.
+        let eventfd = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(no("an eventfd"));
+        let (stop_output, drained) = (eventfd()?, eventfd()?);
+        let stop = stop_output.try_clone().map_err(no("an eventfd"))?;
+        let Place { input, output, mut leftovers } = Place::open(&config.serial, console, stop)?;
+        let serial = machine.add_serial(drained.try_clone().map_err(no("an eventfd"))?, output)?;
+        leftovers.keep_file();
+
+        let Machine { ports, mmio, virtio, .. } = machine;
+        tracing::debug!(name = config.name, ?entry, cmdline, "built");
+        Ok(Self {
+            name: config.name.clone(),
+            vcpus,
+            machinery: Arc::new(Machinery { ports, mmio, ending, stopping: AtomicBool::new(false) }),
+            virtio,
+            power,
+            serial_input: SerialInput::new(serial, drained, input),
+            stop_output,
+            _leftovers: leftovers,
+            _vm: vm,
+            _ram: ram,
+        })
+    }
+
+    /// A handle that ends the VM, from any thread.
+    pub fn control(&self) -> Control {
+        Control { ending: self.machinery.ending.clone(), power: self.power.clone() }
+    }
+
+    /// Runs the VM until it ends, with its event loop on the calling thread and a thread for each vCPU and each busy
+    /// device. `subscribers` are served by the event loop too. When this returns, all threads have ended and everything
+    /// is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError`] when the host, not the guest, is at fault.
+    pub fn run(self, subscribers: Vec<Subscriber>) -> Result<Exit, RunError> {
+        let Self { name, vcpus, machinery, virtio, serial_input, stop_output, power: _, _leftovers, _vm, _ram } = self;
+        let mut threads = Vec::with_capacity(vcpus.len());
+        let started = (0..).zip(vcpus).try_for_each(|(index, vcpu)| {
+            threads.push(vcpu::start(index, vcpu, machinery.clone())?);
+            Ok(())
+        });
+        let watched = started.and_then(|()| watch(&machinery.ending, serial_input, subscribers));
+        let joined = stop(threads, &machinery, &stop_output, &virtio);
+        // A guest that has ended counts for more than what went wrong on the way out.
+        let end = machinery.ending.take();
+        watched?;
+        let exit = end.unwrap_or(Ok(Exit::Stopped))?;
+        joined?;
+        tracing::info!(name, "{exit}");
+        Ok(exit)
+    }
+}
+
+/// The event loop: serves its subscribers until the VM has ended.
+fn watch(ending: &Arc<Ending>, serial_input: SerialInput, subscribers: Vec<Subscriber>) -> Result<(), RunError> {
+    let mut manager: EventManager<Subscriber> = EventManager::new().map_err(RunError::EventLoop)?;
+    manager.add_subscriber(Box::new(EndingWatcher(ending.clone())));
+    manager.add_subscriber(Box::new(serial_input));
+    for subscriber in subscribers {
+        manager.add_subscriber(subscriber);
+    }
+    while !ending.has_ended() {
+        let timeout = match ending.time_left() {
+            None => -1,
+            Some(Duration::ZERO) => {
+                ending.end(Ok(Exit::Stopped));
+                break;
+            }
+            // Rounded up: a wait of less than a millisecond is no busy loop.
+            Some(left) => i32::try_from(left.as_millis().saturating_add(1)).unwrap_or(i32::MAX),
+        };
+        match manager.run_with_timeout(timeout) {
+            Ok(_) => (),
+            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => (),
+            Err(error) => return Err(RunError::EventLoop(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Ends all threads and waits for them.
+fn stop(
+    threads: Vec<VcpuThread>,
+    machinery: &Machinery,
+    stop_output: &EventFd,
+    virtio: &[Arc<MmioTransport>],
+) -> Result<(), RunError> {
+    machinery.stopping.store(true, Ordering::Release);
+    // Fails only when the counter is full, which wakes everybody as well.
+    let _ = stop_output.write(1);
+    for thread in &threads {
+        thread.kick();
+    }
+    // The first error counts, but every thread is waited for.
+    let joined = threads.into_iter().map(VcpuThread::join).fold(Ok(()), Result::and);
+    for device in virtio {
+        device.stop();
+    }
+    joined
+}
+
+/// Wakes the event loop when the VM has ended or is to end at another time.
+struct EndingWatcher(Arc<Ending>);
+
+impl MutEventSubscriber for EndingWatcher {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        if let Err(error) = ops.add(Events::new(self.0.changed(), EventSet::IN)) {
+            self.0.end(Err(RunError::EventLoop(error)));
+        }
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        // Only a counter that is zero fails, and then there is nothing to forget.
+        let _ = self.0.changed().read();
+    }
+}
+
+fn open_initrd(path: &Path, config: &Config) -> Result<Initrd, BuildError> {
+    let file = storage::open_readable("initrd", path)?;
+    Initrd::open(file).map_err(|error| BuildError::boot(error, config))
+}
