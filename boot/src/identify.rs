@@ -132,8 +132,8 @@ fn bzimage_for_us(head: &[u8]) -> Result<(), NotAKernel> {
 /// A mark of a format: offset, bytes, name, cure.
 type Mark = (usize, &'static [u8], &'static str, &'static str);
 
-const ROOTFS: &str = "a disk image goes to --rootfs or --disk";
-const INITRD: &str = "an initial RAM disk goes to --initrd";
+const ROOTFS: &str = "hand it in as a disk, next to a kernel";
+const INITRD: &str = "hand it in as the initrd, next to a kernel";
 
 /// The formats that a wrong file is likely to have. The first one that fits wins.
 const MARKS: &[Mark] = &[

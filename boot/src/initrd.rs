@@ -65,12 +65,12 @@ impl<S: Source> Initrd<S> {
     ///
     /// [`Error`] when it can't be read or is empty.
     pub fn open(mut source: S) -> Result<Self, Error> {
-        let mut first = [0];
-        let first = source::head(&mut source, &mut first).map_err(unreadable)?;
-        if first.is_empty() {
+        // A directory has a size but can't be read; a character device can be read but has no size.
+        source::head(&mut source, &mut [0]).map_err(unreadable)?;
+        let size = source::size(&mut source).map_err(source::Error::Read)?;
+        if size == 0 {
             return Err(Error::Empty);
         }
-        let size = source::size(&mut source).map_err(source::Error::Read)?;
         Ok(Self { source, size })
     }
 

@@ -1,3 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Nothing yet.
+//! The fuzz targets: one module a boundary, with the target's body in `run`. A body takes any bytes, and panics when an
+//! invariant doesn't hold.
+//!
+//! `fuzz_targets/` hands the bodies to libFuzzer. The tests hand them the corpora and what a simple generator makes of
+//! them, so that a target that no longer builds or a seed that fails is seen without a fuzzer.
+
+#![forbid(unsafe_code)]
+
+pub mod cmdline;
+pub mod kernel;
+
+#[cfg(test)]
+mod replay;

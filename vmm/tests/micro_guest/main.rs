@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Micro-guests: bare-metal programs of a few instructions, run under the real `/dev/kvm`, whatever is behind it.
+//!
+//! They hold what no mock can: that exits reach the devices, interrupts reach the guest, and every thread ends.
+
+mod elf;
+mod programs;
+mod rig;
+
+use std::time::Duration;
+
+use vmm::{Crash, Exit};
+
+use rig::{Rig, skip};
+
+#[test]
+fn port_io_reaches_the_serial_port_and_power_management() {
+    skip!();
+    let (exit, output) = Rig::new(programs::HELLO).run();
+    assert_eq!((exit, output.as_str()), (Exit::PowerOff, "hello, string"));
+}
+
+#[test]
+fn the_i8042_resets_the_machine() {
+    skip!();
+    assert_eq!(Rig::new(programs::RESET).run(), (Exit::Reset, String::new()));
+}
+
+#[test]
+fn the_acpi_reset_register_resets_the_machine() {
+    skip!();
+    assert_eq!(Rig::new(programs::ACPI_RESET).run(), (Exit::Reset, String::new()));
+}
+
+#[test]
+fn pvh_enters_in_32_bit_mode_with_its_start_info() {
+    skip!();
+    let (exit, output) = Rig::new(programs::PVH).pvh().run();
+    // The magic number of hvm_start_info, 0x336ec578, is no text: the guest compares it.
+    assert_eq!((exit, output.as_str()), (Exit::PowerOff, "pvh"));
+}
+
+#[test]
+fn mmio_exits_reach_the_device_and_nobody_answers_where_none_is() {
+    skip!();
+    let disk = rig::image(b"");
+    let (exit, output) = Rig::new(programs::MMIO).disk(&disk).run();
+    assert_eq!((exit, output.as_str()), (Exit::PowerOff, "virtFF"));
+}
+
+#[test]
+fn an_irqfd_interrupts_the_guest() {
+    skip!();
+    let (exit, output) = Rig::new(programs::INTERRUPT).run();
+    assert_eq!((exit, output.as_str()), (Exit::PowerOff, "I"));
+}
+
+#[test]
+fn a_doorbell_reaches_the_disk_and_its_interrupt_comes_back() {
+    skip!();
+    let disk = rig::image(b"sector");
+    let (exit, output) = Rig::new(programs::DISK).disk(&disk).run();
+    assert_eq!((exit, output.as_str()), (Exit::PowerOff, "sector"));
+}
+
+#[test]
+fn the_power_button_interrupts_a_halted_guest() {
+    skip!();
+    let rig = Rig::new(programs::POWER_BUTTON).when("R", |control| control.power_button());
+    assert_eq!(rig.run(), (Exit::PowerOff, "RP".to_owned()));
+}
+
+#[test]
+fn a_halted_vcpu_can_be_stopped() {
+    skip!();
+    let rig = Rig::new(programs::HALT).when("R", |control| control.stop());
+    assert_eq!(rig.run(), (Exit::Stopped, "R".to_owned()));
+}
+
+#[test]
+fn a_spinning_vcpu_can_be_stopped() {
+    skip!();
+    let rig = Rig::new(programs::SPIN).when("R", |control| control.stop());
+    assert_eq!(rig.run(), (Exit::Stopped, "R".to_owned()));
+}
+
+#[test]
+fn a_guest_that_ignores_the_power_button_is_stopped_after_the_grace() {
+    skip!();
+    let rig = Rig::new(programs::SPIN).when("R", |control| control.shutdown(Duration::from_millis(50)));
+    assert_eq!(rig.run(), (Exit::Stopped, "R".to_owned()));
+}
+
+#[test]
+fn a_guest_that_fills_a_console_nobody_reads_can_be_stopped() {
+    skip!();
+    let rig = Rig::new(programs::FLOOD).unread().when("", |control| control.shutdown(Duration::from_millis(200)));
+    assert_eq!(rig.run().0, Exit::Stopped);
+}
+
+#[test]
+fn a_triple_fault_is_a_crash() {
+    skip!();
+    let (exit, _) = Rig::new(programs::TRIPLE_FAULT).run();
+    let Exit::Crashed(report) = exit else { panic!("{exit:?}") };
+    assert_eq!((report.vcpu, report.crash), (0, Crash::TripleFault));
+}
+
+#[test]
+fn what_kvm_can_not_emulate_is_a_crash_that_names_the_place() {
+    skip!();
+    let disk = rig::image(b"");
+    let (exit, _) = Rig::new(programs::RUN_FROM_MMIO).disk(&disk).run();
+    let Exit::Crashed(report) = exit else { panic!("{exit:?}") };
+    assert!(matches!(report.crash, Crash::InternalError { suberror: 1, .. }), "{report:?}");
+    assert_eq!(report.rip, Some(0xc100_0000));
+}
+
+#[test]
+fn a_second_vcpu_starts_when_it_is_woken() {
+    skip!();
+    let (exit, output) = Rig::new(programs::TWO_VCPUS).vcpus(2).run();
+    assert_eq!((exit, output.as_str()), (Exit::PowerOff, "AB"));
+}
+
+#[test]
+fn vcpus_that_were_never_woken_do_not_hold_up_the_end() {
+    skip!();
+    assert_eq!(Rig::new(programs::RESET).vcpus(4).run(), (Exit::Reset, String::new()));
+}
+
+#[test]
+fn input_interrupts_the_guest_and_is_read() {
+    skip!();
+    let (exit, output) = Rig::new(programs::ECHO).input(b"abcdefghijq").run();
+    assert_eq!((exit, output.as_str()), (Exit::PowerOff, "abcdefghij"));
+}
+
+#[test]
+fn a_hundred_vms_leave_no_descriptor_and_no_thread() {
+    skip!();
+    let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+    // The first one leaves what is made once a process.
+    Rig::new(programs::RESET).run();
+    let before = (count("fd"), count("task"));
+    for _ in 0..100 {
+        Rig::new(programs::RESET).vcpus(2).run();
+    }
+    assert_eq!((count("fd"), count("task")), before);
+}

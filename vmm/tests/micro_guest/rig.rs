@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Runs a micro-guest and gathers what it says.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use tempfile::{NamedTempFile, TempDir};
+use vmm::{Config, Console, Control, Disk, Exit, MemorySize, Vm};
+
+use crate::elf;
+
+/// Ends the test, saying so, where `/dev/kvm` can't be opened.
+macro_rules! skip {
+    () => {
+        if crate::rig::skipped() {
+            return;
+        }
+    };
+}
+pub(crate) use skip;
+
+pub(crate) fn skipped() -> bool {
+    let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") else { return false };
+    let test = thread::current().name().unwrap_or("a micro-guest").to_owned();
+    let line = format!("skipped: {test}: /dev/kvm can't be opened: {error}\n");
+    eprint!("{line}");
+    // Counted by `cargo xtask test`.
+    if let Some(path) = std::env::var_os("VMM_SKIP_LOG") {
+        OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(line.as_bytes()).unwrap();
+    }
+    true
+}
+
+/// A disk image of one sector that starts with `content`.
+pub(crate) fn image(content: &[u8]) -> NamedTempFile {
+    let mut sector = content.to_vec();
+    sector.resize(512, 0);
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(&sector).unwrap();
+    file
+}
+
+type React = Box<dyn FnOnce(Control) + Send>;
+
+/// A machine with a program in it.
+pub(crate) struct Rig {
+    config: Config,
+    input: Vec<u8>,
+    unread: bool,
+    react: Option<(&'static str, React)>,
+    _dir: TempDir,
+}
+
+impl Rig {
+    pub(crate) fn new(program: fn() -> &'static [u8]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = dir.path().join("kernel");
+        fs::write(&kernel, elf::wrap(program(), true)).unwrap();
+        let mut config = Config::new(kernel);
+        config.memory = MemorySize::mib(32).unwrap();
+        Self { config, input: Vec::new(), unread: false, react: None, _dir: dir }
+    }
+
+    pub(crate) fn pvh(mut self) -> Self {
+        self.config.pvh = true;
+        self
+    }
+
+    pub(crate) fn vcpus(mut self, count: u32) -> Self {
+        self.config.cpus = count;
+        self
+    }
+
+    pub(crate) fn disk(mut self, image: &NamedTempFile) -> Self {
+        self.config.disks.push(Disk::new(image.path()));
+        self
+    }
+
+    pub(crate) fn input(mut self, bytes: &[u8]) -> Self {
+        self.input = bytes.to_vec();
+        self
+    }
+
+    /// Nobody reads the console, so that it fills up.
+    pub(crate) fn unread(mut self) -> Self {
+        self.unread = true;
+        self
+    }
+
+    /// What the host does once the guest has said `marker`.
+    pub(crate) fn when(mut self, marker: &'static str, react: impl FnOnce(Control) + Send + 'static) -> Self {
+        self.react = Some((marker, Box::new(react)));
+        self
+    }
+
+    /// Runs it to its end: how it ended, and what it said.
+    pub(crate) fn run(self) -> (Exit, String) {
+        let (input, output) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let console = Console { input: Some(Box::new(input.0)), output: Box::new(output.0) };
+        let vm = Vm::build(&self.config, Some(console)).unwrap();
+        let control = vm.control();
+        (&input.1).write_all(&self.input).unwrap();
+        if self.unread {
+            let (_, react) = self.react.unwrap();
+            react(control);
+            let exit = vm.run(Vec::new()).unwrap();
+            return (exit, read_to_end(output.1));
+        }
+        let react = self.react;
+        let reader = thread::spawn(move || listen(output.1, control, react));
+        let exit = vm.run(Vec::new()).unwrap();
+        (exit, String::from_utf8_lossy(&reader.join().unwrap()).into_owned())
+    }
+}
+
+fn read_to_end(mut from: UnixStream) -> String {
+    let mut seen = Vec::new();
+    from.read_to_end(&mut seen).unwrap();
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+fn listen(mut from: UnixStream, control: Control, react: Option<(&str, React)>) -> Vec<u8> {
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    if let Some((marker, react)) = react {
+        while !seen.ends_with(marker.as_bytes()) {
+            if from.read(&mut byte).unwrap() == 0 {
+                return seen;
+            }
+            seen.push(byte[0]);
+        }
+        react(control);
+    }
+    from.read_to_end(&mut seen).unwrap();
+    seen
+}
