@@ -41,9 +41,18 @@ pub(crate) fn mount(kind: &str, place: &str) -> Result<(), String> {
     }
 }
 
+/// Takes the name from `/etc/hostname`, as every distribution does.
+pub(crate) fn set_hostname() {
+    let name = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    if let Err(error) = std::fs::write("/proc/sys/kernel/hostname", name.trim()) {
+        crate::complain(format_args!("can't set the host name: {error}"));
+    }
+}
+
 /// Never returns when all goes well.
 pub(crate) fn main() -> Result<(), String> {
     mount_essentials()?;
+    set_hostname();
     let cmdline = Cmdline::read().map_err(|error| format!("can't read /proc/cmdline: {error}"))?;
     run(&cmdline)
 }
