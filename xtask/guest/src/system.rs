@@ -25,8 +25,12 @@ pub(crate) fn mount_essentials() -> Result<(), String> {
     Ok(())
 }
 
-/// Mounts a file system of the kernel's own, unless it is there already.
+/// Mounts a file system of the kernel's own, unless something is mounted there already.
 pub(crate) fn mount(kind: &str, place: &str) -> Result<(), String> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    if mounts.lines().any(|line| line.split(' ').nth(1) == Some(place)) {
+        return Ok(());
+    }
     // A read-only root has these directories, or it is no root for us.
     let _ = std::fs::create_dir_all(place);
     match sys::mount(kind, place, kind, libc::MS_NOSUID, "") {
@@ -37,9 +41,18 @@ pub(crate) fn mount(kind: &str, place: &str) -> Result<(), String> {
     }
 }
 
+/// Takes the name from `/etc/hostname`, as every distribution does.
+pub(crate) fn set_hostname() {
+    let name = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    if let Err(error) = std::fs::write("/proc/sys/kernel/hostname", name.trim()) {
+        crate::complain(format_args!("can't set the host name: {error}"));
+    }
+}
+
 /// Never returns when all goes well.
 pub(crate) fn main() -> Result<(), String> {
     mount_essentials()?;
+    set_hostname();
     let cmdline = Cmdline::read().map_err(|error| format!("can't read /proc/cmdline: {error}"))?;
     run(&cmdline)
 }

@@ -37,6 +37,7 @@ static CONTROL_LINE: Mutex<Option<File>> = Mutex::new(None);
 /// Never returns when all goes well.
 pub(crate) fn main() -> Result<(), String> {
     system::mount_essentials()?;
+    system::set_hostname();
     mount_the_rest()?;
     modules::load(MODULES)?;
     make_links();

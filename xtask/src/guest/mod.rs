@@ -69,7 +69,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Guest> {
 
 fn make(workspace: &Workspace, update: bool) -> Result<(Guest, bool)> {
     packages::ensure(&[MKFS, BUSYBOX])?;
-    let init = static_build::executable(workspace, &["build", "--quiet", "--package", "guest-init"], "guest-init")?;
+    let init = static_build::executable(workspace, &["build", "--package", "guest-init"], "guest-init")?;
     let folder = workspace.target("guest");
     let _lock = stamp::lock(&folder)?;
     let kernel = kernel::ensure(&folder, update)?;
