@@ -16,8 +16,8 @@ use thiserror::Error;
 /// The command line that a kernel gets when none is given.
 ///
 /// `console` shows the boot; `reboot=k` and `panic=-1` end the VM at once when the guest reboots or panics. The others
-/// save time: no probing for a keyboard controller and more serial ports than there are, no self-tests of ciphers that
-/// nobody uses before the root file system is there.
+/// save time: no probing for a keyboard controller and for more serial ports than there are, no self-tests
+/// of ciphers that nobody uses before the root file system is there.
 pub const DEFAULT_CMDLINE: &str =
     "console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 cryptomgr.notests";
 

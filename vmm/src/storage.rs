@@ -15,7 +15,7 @@ pub(crate) fn open_readable(what: &'static str, path: &Path) -> Result<File, Bui
     let file = open(what, path, false).map_err(|error| file_error(what, path, &error, None))?;
     let kind = file.metadata().map_err(|error| file_error(what, path, &error, None))?.file_type();
     if !kind.is_file() {
-        return Err(problem(what, path, "is not a file"));
+        return Err(problem(what, path, if kind.is_dir() { "is a directory" } else { "is not a file" }));
     }
     Ok(file)
 }
@@ -28,7 +28,8 @@ pub(crate) fn open_disk(disk: &Disk) -> Result<File, BuildError> {
     let file = open(WHAT, path, !disk.readonly).map_err(|error| file_error(WHAT, path, &error, cure))?;
     let kind = file.metadata().map_err(|error| file_error(WHAT, path, &error, None))?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
-        return Err(problem(WHAT, path, "is neither a file nor a block device"));
+        let what_it_is = if kind.is_dir() { "is a directory" } else { "is neither a file nor a block device" };
+        return Err(problem(WHAT, path, what_it_is));
     }
     Ok(file)
 }
@@ -104,7 +105,7 @@ mod tests {
     fn a_kernel_is_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let error = open_readable("kernel", dir.path()).unwrap_err().to_string();
-        assert_eq!(error, format!("kernel {}: is not a file", dir.path().display()));
+        assert_eq!(error, format!("kernel {}: is a directory", dir.path().display()));
         let error = open_readable("kernel", Path::new("/dev/null")).unwrap_err().to_string();
         assert_eq!(error, "kernel /dev/null: is not a file");
     }

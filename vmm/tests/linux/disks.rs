@@ -21,7 +21,7 @@ fn a_file_that_was_written_is_on_the_image_and_the_image_is_sound() {
     assert_eq!(status, Some(0), "{text}");
     let (_, content) = image.tool("debugfs", &["-R", "cat /written"]);
     let expected: String = (1..=100_000).map(|i| format!("{i}\n")).collect();
-    assert!(content.ends_with(&expected), "{} bytes, whose sum in the guest was {sum}", content.len());
+    assert!(content.contains(&expected), "{} bytes, whose sum in the guest was {sum}", content.len());
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 //! Boots the guest that `cargo xtask guest` makes, and waits for what it says.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -89,12 +91,21 @@ impl Boot {
             text
         });
         let stdin = child.stdin.take();
-        Running { child, stdin, output, errors: Some(errors), seen: String::new() }
+        Running { child, stdin, output, errors: Some(errors), seen: Vec::new() }
     }
 
     /// Boots and waits for the end.
     pub(crate) fn run(self) -> Ended {
         self.start().wait()
+    }
+}
+
+/// Says that a test can't be run here; `cargo xtask test` counts it.
+pub(crate) fn skip(why: &str) {
+    let line = format!("skipped: {why}\n");
+    eprint!("{line}");
+    if let Some(path) = std::env::var_os("VMM_SKIP_LOG") {
+        OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(line.as_bytes()).unwrap();
     }
 }
 
@@ -115,7 +126,7 @@ pub(crate) struct Running {
     stdin: Option<ChildStdin>,
     output: Receiver<Vec<u8>>,
     errors: Option<thread::JoinHandle<String>>,
-    seen: String,
+    seen: Vec<u8>,
 }
 
 /// How a VM ended.
@@ -127,12 +138,16 @@ pub(crate) struct Ended {
 }
 
 impl Running {
+    fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.seen)
+    }
+
     /// Waits until the guest has said `text`.
     pub(crate) fn expect(&mut self, text: &str) -> &mut Self {
-        while !self.seen.contains(text) {
+        while !self.text().contains(text) {
             match self.output.recv_timeout(PATIENCE) {
-                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(error) => panic!("the guest didn't say {text:?} ({error}), but:\n{}", self.seen),
+                Ok(bytes) => self.seen.extend(bytes),
+                Err(error) => panic!("the guest didn't say {text:?} ({error}), but:\n{}", self.text()),
             }
         }
         self
@@ -153,14 +168,14 @@ impl Running {
     pub(crate) fn wait(mut self) -> Ended {
         loop {
             match self.output.recv_timeout(PATIENCE) {
-                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Ok(bytes) => self.seen.extend(bytes),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("the VM hangs; the guest said:\n{}", self.seen),
+                Err(RecvTimeoutError::Timeout) => panic!("the VM hangs; the guest said:\n{}", self.text()),
             }
         }
         let status: ExitStatus = self.child.wait().unwrap();
         let errors = self.errors.take().unwrap().join().unwrap();
-        Ended { status: status.code(), output: std::mem::take(&mut self.seen), errors }
+        Ended { status: status.code(), output: self.text().into_owned(), errors }
     }
 }
 

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! On a terminal: the keys work, and the terminal is as it was before on every way out.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, ExitStatus, Stdio};
+
+use rustix::pty;
+use rustix::termios::{self, Termios};
+use tempfile::TempDir;
+
+use crate::{elf, programs, vmm};
+
+struct OnTerminal {
+    master: File,
+    /// Keeps the settings alive when the VM has ended.
+    slave: OwnedFd,
+    before: Termios,
+    child: Child,
+    seen: String,
+    _dir: TempDir,
+}
+
+/// `None` where there is no KVM.
+fn start(program: fn() -> &'static [u8]) -> Option<OnTerminal> {
+    if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        eprintln!("skipped: /dev/kvm can't be opened: {error}");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = dir.path().join("kernel");
+    fs::write(&kernel, elf::wrap(program(), false)).unwrap();
+    let master = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY | pty::OpenptFlags::CLOEXEC).unwrap();
+    pty::unlockpt(&master).unwrap();
+    let name = pty::ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    let slave: OwnedFd = File::options().read(true).write(true).open(name).unwrap().into();
+    let before = termios::tcgetattr(&slave).unwrap();
+    let standard = || Stdio::from(slave.try_clone().unwrap());
+    let child = vmm(&["run", "--memory", "32M", "--kernel"])
+        .arg(&kernel)
+        .stdin(standard())
+        .stdout(standard())
+        .stderr(standard())
+        .spawn()
+        .unwrap();
+    Some(OnTerminal { master: master.into(), slave, before, child, seen: String::new(), _dir: dir })
+}
+
+impl OnTerminal {
+    fn expect(&mut self, text: &str) {
+        let mut bytes = [0; 256];
+        while !self.seen.contains(text) {
+            let len = self.master.read(&mut bytes).unwrap();
+            self.seen.push_str(&String::from_utf8_lossy(&bytes[..len]));
+        }
+    }
+
+    /// Waits for the end; the terminal must be as it was.
+    fn wait(mut self) -> ExitStatus {
+        let status = self.child.wait().unwrap();
+        let after = termios::tcgetattr(&self.slave).unwrap();
+        let settings = |t: &Termios| (t.input_modes, t.output_modes, t.control_modes, t.local_modes);
+        assert_eq!(settings(&after), settings(&self.before));
+        status
+    }
+
+    fn is_raw(&self) -> bool {
+        !termios::tcgetattr(&self.slave).unwrap().local_modes.contains(termios::LocalModes::ICANON)
+    }
+}
+
+#[test]
+fn ctrl_a_x_ends_the_vm_and_restores_the_terminal() {
+    let Some(mut vm) = start(programs::SPIN) else { return };
+    vm.expect("R");
+    assert!(vm.is_raw());
+    vm.master.write_all(b"\x01x").unwrap();
+    vm.expect("vmm: the VM was stopped");
+    assert_eq!(vm.wait().code(), Some(4));
+}
+
+#[test]
+fn ctrl_a_h_shows_the_keys_and_ctrl_a_p_presses_the_power_button() {
+    let Some(mut vm) = start(programs::POWER_BUTTON) else { return };
+    vm.expect("R");
+    vm.master.write_all(b"\x01h").unwrap();
+    vm.expect("Ctrl-a x       end the VM at once");
+    vm.master.write_all(b"\x01p").unwrap();
+    assert_eq!(vm.wait().code(), Some(0));
+}
+
+#[test]
+fn what_is_typed_reaches_the_guest_ctrl_c_included() {
+    let Some(mut vm) = start(programs::ECHO) else { return };
+    // The program is ready for input from its first instruction on, but the terminal has to be raw.
+    while !vm.is_raw() {
+        std::thread::yield_now();
+    }
+    vm.master.write_all(b"a\x03b\x01\x01q").unwrap();
+    vm.expect("a\x03b\x01");
+    assert_eq!(vm.wait().code(), Some(0));
+}
+
+#[test]
+fn a_signal_restores_the_terminal() {
+    let Some(mut vm) = start(programs::POWER_BUTTON) else { return };
+    vm.expect("R");
+    let pid = rustix::process::Pid::from_child(&vm.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(vm.wait().code(), Some(0));
+}
+
+#[test]
+fn a_crash_restores_the_terminal_and_is_told_in_one_line() {
+    let Some(mut vm) = start(programs::TRIPLE_FAULT) else { return };
+    vm.expect("vmm: error: the guest crashed: triple fault on vCPU 0\r\n");
+    assert_eq!(vm.wait().code(), Some(3));
+}
