@@ -133,11 +133,14 @@ program!(
     "24: jmp 24b",
 );
 
-/// Sets up interrupts: IDT at 0x30000 with one gate, vector 0x40, for the handler at label 50; the LAPIC is enabled and
+/// Sets up interrupts: the 8259s, which see the same lines, are masked; IDT at 0x30000 with one gate, vector 0x40, for the handler at label 50; the LAPIC is enabled and
 /// the IOAPIC's line in EBX goes to that vector.
 macro_rules! interrupt_setup {
     () => {
-        "lea rax, [rip + 50f]
+        "mov al, 0xff
+         out 0x21, al
+         out 0xa1, al
+         lea rax, [rip + 50f]
          mov edi, 0x30400
          mov [rdi], ax
          mov word ptr [rdi + 2], 0x10

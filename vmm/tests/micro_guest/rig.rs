@@ -47,6 +47,7 @@ type React = Box<dyn FnOnce(Control) + Send>;
 
 /// A machine with a program in it.
 pub(crate) struct Rig {
+    program: &'static [u8],
     config: Config,
     input: Vec<u8>,
     unread: bool,
@@ -57,11 +58,9 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) fn new(program: fn() -> &'static [u8]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let kernel = dir.path().join("kernel");
-        fs::write(&kernel, elf::wrap(program(), true)).unwrap();
-        let mut config = Config::new(kernel);
+        let mut config = Config::new(dir.path().join("kernel"));
         config.memory = MemorySize::mib(32).unwrap();
-        Self { config, input: Vec::new(), unread: false, react: None, _dir: dir }
+        Self { program: program(), config, input: Vec::new(), unread: false, react: None, _dir: dir }
     }
 
     pub(crate) fn pvh(mut self) -> Self {
@@ -98,6 +97,7 @@ impl Rig {
 
     /// Runs it to its end: how it ended, and what it said.
     pub(crate) fn run(self) -> (Exit, String) {
+        fs::write(&self.config.kernel, elf::wrap(self.program, self.config.pvh)).unwrap();
         let (input, output) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
         let console = Console { input: Some(Box::new(input.0)), output: Box::new(output.0) };
         let vm = Vm::build(&self.config, Some(console)).unwrap();

@@ -3,7 +3,7 @@
 //! Log lines: to standard error or a file, never to standard output, which is the guest's.
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -12,13 +12,14 @@ use tracing_subscriber::fmt::time::SystemTime;
 
 /// Starts logging.
 pub(crate) fn start(level: Level, file: Option<&Path>) -> io::Result<()> {
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_timer(SystemTime).with_target(false);
+    let builder =
+        tracing_subscriber::fmt().with_max_level(level).with_timer(SystemTime).with_target(false).with_ansi(false);
     match file {
         Some(path) => {
             let file = OpenOptions::new().append(true).create(true).open(path)?;
-            builder.with_ansi(false).with_writer(Mutex::new(file)).init();
+            builder.with_writer(Mutex::new(file)).init();
         }
-        None => builder.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).init(),
+        None => builder.with_writer(io::stderr).init(),
     }
     Ok(())
 }

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Debian's stock kernel, booted to user space. `cargo xtask test` builds this program, ships it to where a KVM runs
+//! unmodified kernels, and runs it there.
+
+mod disks;
+mod ends;
+mod machines;
+mod many;
+mod rig;
+mod serial;

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Boots the guest that `cargo xtask guest` makes, and waits for what it says.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// What a guest is given to say something new. Only a VM that hangs reaches it.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What makes the kernel boot fast and speak up only when something is wrong.
+pub(crate) const CMDLINE: &str =
+    "console=ttyS0 reboot=k panic=-1 quiet i8042.noaux i8042.nokbd 8250.nr_uarts=1 cryptomgr.notests";
+
+/// A file of the guest's.
+pub(crate) fn guest_file(name: &str) -> PathBuf {
+    std::env::var_os("VMM_GUEST_DIR").map_or_else(|| "/guest".into(), PathBuf::from).join(name)
+}
+
+/// A `vmm` that is about to be run.
+pub(crate) struct Boot {
+    arguments: Vec<String>,
+    cmdline: String,
+    stdin: bool,
+}
+
+impl Boot {
+    /// The 64-bit vmlinux, with the root file system read-only.
+    pub(crate) fn new() -> Self {
+        Self::with(&["--kernel", &path(&guest_file("vmlinux"))])
+            .rootfs(&format!("{},ro", path(&guest_file("rootfs.ext4"))))
+    }
+
+    pub(crate) fn with(kernel: &[&str]) -> Self {
+        let arguments = vec!["run".to_owned(), "--initrd".to_owned(), path(&guest_file("initrd"))];
+        Self { arguments, cmdline: CMDLINE.to_owned(), stdin: false }.args(kernel)
+    }
+
+    pub(crate) fn rootfs(self, image: &str) -> Self {
+        self.args(&["--rootfs", image])
+    }
+
+    pub(crate) fn args(mut self, more: &[&str]) -> Self {
+        self.arguments.extend(more.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Adds to the kernel's command line.
+    pub(crate) fn say(mut self, more: &str) -> Self {
+        self.cmdline = format!("{} {more}", self.cmdline);
+        self
+    }
+
+    pub(crate) fn cmdline(mut self, whole: &str) -> Self {
+        self.cmdline = whole.to_owned();
+        self
+    }
+
+    /// Keeps standard input open.
+    pub(crate) fn stdin(mut self) -> Self {
+        self.stdin = true;
+        self
+    }
+
+    pub(crate) fn start(self) -> Running {
+        let mut command = vmm(&self.arguments);
+        command.args(["--cmdline", &self.cmdline]);
+        command.stdin(if self.stdin { Stdio::piped() } else { Stdio::null() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (send, output) = mpsc::channel();
+        let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(len @ 1..) = stdout.read(&mut bytes) {
+                let _ = send.send(bytes[..len].to_vec());
+            }
+        });
+        let errors = thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        let stdin = child.stdin.take();
+        Running { child, stdin, output, errors: Some(errors), seen: String::new() }
+    }
+
+    /// Boots and waits for the end.
+    pub(crate) fn run(self) -> Ended {
+        self.start().wait()
+    }
+}
+
+/// `vmm` with arguments, from wherever the tests have it.
+pub(crate) fn vmm<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
+    let mut command = Command::new(std::env::var_os("VMM_BIN").unwrap_or_else(|| "vmm".into()));
+    command.args(arguments);
+    command
+}
+
+pub(crate) fn path(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// A VM that runs. Killed when it is dropped.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    stdin: Option<ChildStdin>,
+    output: Receiver<Vec<u8>>,
+    errors: Option<thread::JoinHandle<String>>,
+    seen: String,
+}
+
+/// How a VM ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: Option<i32>,
+    pub(crate) output: String,
+    pub(crate) errors: String,
+}
+
+impl Running {
+    /// Waits until the guest has said `text`.
+    pub(crate) fn expect(&mut self, text: &str) -> &mut Self {
+        while !self.seen.contains(text) {
+            match self.output.recv_timeout(PATIENCE) {
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(error) => panic!("the guest didn't say {text:?} ({error}), but:\n{}", self.seen),
+            }
+        }
+        self
+    }
+
+    pub(crate) fn type_in(&mut self, text: &str) -> &mut Self {
+        self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        self
+    }
+
+    pub(crate) fn signal(&mut self, name: &str) -> &mut Self {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        self
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(mut self) -> Ended {
+        loop {
+            match self.output.recv_timeout(PATIENCE) {
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("the VM hangs; the guest said:\n{}", self.seen),
+            }
+        }
+        let status: ExitStatus = self.child.wait().unwrap();
+        let errors = self.errors.take().unwrap().join().unwrap();
+        Ended { status: status.code(), output: std::mem::take(&mut self.seen), errors }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// The guest said hello and powered off.
+    pub(crate) fn assert_clean(&self) -> &Self {
+        assert_eq!((self.status, self.errors.as_str()), (Some(0), ""), "{}", self.output);
+        assert!(self.output.contains("hello from the guest:"), "{}", self.output);
+        self
+    }
+
+    pub(crate) fn assert_says(&self, text: &str) -> &Self {
+        assert!(self.output.contains(text), "{text:?} is not in:\n{}", self.output);
+        self
+    }
+}
+
+/// A copy of the root file system that a test may write.
+pub(crate) struct Image {
+    _dir: TempDir,
+    pub(crate) path: String,
+}
+
+impl Image {
+    pub(crate) fn rootfs() -> Self {
+        Self::copy_of(&guest_file("rootfs.ext4"))
+    }
+
+    pub(crate) fn copy_of(source: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("image");
+        std::fs::copy(source, &to).unwrap();
+        Self { path: path(&to), _dir: dir }
+    }
+
+    pub(crate) fn empty(size: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("image");
+        std::fs::File::create(&to).unwrap().set_len(size).unwrap();
+        Self { path: path(&to), _dir: dir }
+    }
+
+    /// Runs a tool on the image: its exit status and what it printed.
+    pub(crate) fn tool(&self, program: &str, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = Command::new(program).args(arguments).arg(&self.path).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    }
+}
