@@ -10,6 +10,8 @@
 
 pub mod cmdline;
 pub mod kernel;
+pub mod legacy;
+pub mod virtio_blk;
 
 #[cfg(test)]
 mod replay;

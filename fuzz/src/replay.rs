@@ -7,7 +7,12 @@ use std::{fs, path::Path};
 /// A target by the name of its corpus, and how many changed inputs it gets.
 type Target = (&'static str, fn(&[u8]), usize);
 
-const TARGETS: &[Target] = &[("cmdline", crate::cmdline::run, 20_000), ("kernel", crate::kernel::run, 2_000)];
+const TARGETS: &[Target] = &[
+    ("cmdline", crate::cmdline::run, 20_000),
+    ("kernel", crate::kernel::run, 2_000),
+    ("legacy", crate::legacy::run, 5_000),
+    ("virtio_blk", crate::virtio_blk::run, 2_000),
+];
 
 /// Marsaglia's xorshift.
 struct Random(u64);

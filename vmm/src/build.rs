@@ -102,10 +102,7 @@ pub enum BuildError {
 #[non_exhaustive]
 pub enum KvmError {
     /// There is none.
-    #[error(
-        "/dev/kvm is not there: load kvm_intel or kvm_amd, or give this machine nested virtualization; \
-         'vmm doctor' tells more"
-    )]
+    #[error("/dev/kvm is not there: load the module kvm_intel or kvm_amd, or give this machine nested virtualization")]
     Absent,
     /// This user may not use it.
     #[error(

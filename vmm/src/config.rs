@@ -84,9 +84,10 @@ impl Config {
         }
     }
 
-    /// All disks, the root file system first.
-    pub fn all_disks(&self) -> impl Iterator<Item = &Disk> {
-        self.rootfs.iter().chain(&self.disks)
+    /// All disks, the root file system first, each with what it is called in error messages.
+    pub(crate) fn all_disks(&self) -> impl Iterator<Item = (&'static str, &Disk)> {
+        let rootfs = self.rootfs.iter().map(|disk| ("rootfs", disk));
+        rootfs.chain(self.disks.iter().map(|disk| ("disk", disk)))
     }
 
     /// The command line that the kernel gets: what was given or the default, with `root=` added for the root file system

@@ -28,6 +28,9 @@ pub(crate) const NEEDED: [(Cap, &str); 9] = [
 /// vCPU identifiers from here on need the LAPIC's 32-bit mode: 255 is the xAPIC's broadcast.
 const FIRST_X2APIC_ID: u32 = 255;
 
+/// The most that one memory slot of ours holds: KVM takes just under 8 TiB (`KVM_MEM_MAX_NR_PAGES`).
+const MAX_SLOT: usize = 1 << 42;
+
 /// Opens `/dev/kvm` and checks it.
 pub(crate) fn open() -> Result<Kvm, KvmError> {
     let kvm = Kvm::new().map_err(|error| KvmError::from_errno(error.errno()))?;
@@ -96,14 +99,12 @@ pub(crate) fn allocate(size: MemorySize, address_bits: u8) -> Result<GuestRam, B
 /// Tells KVM where guest RAM is.
 #[expect(unsafe_code, reason = "KVM writes to the memory that it is given")]
 pub(crate) fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
-    for (slot, region) in (0..).zip(ram.iter()) {
-        let slot = kvm_userspace_memory_region {
-            slot,
-            flags: 0,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
-        };
+    let parts = ram.iter().flat_map(|region| {
+        let (start, len, host) = (region.start_addr().0, region.len(), region.as_ptr() as u64);
+        (0..len).step_by(MAX_SLOT).map(move |at| (start + at, (len - at).min(MAX_SLOT as u64), host + at))
+    });
+    for (slot, (guest_phys_addr, memory_size, userspace_addr)) in (0..).zip(parts) {
+        let slot = kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr };
         // SAFETY: the region is mapped, of that length, and stays so while `ram` or a clone of it lives; `Vm` keeps one
         // until its vCPUs have ended. Guest RAM is only touched by volatile and atomic access.
         unsafe { vm.set_user_memory_region(slot) }.map_err(refused("map the guest's memory"))?;

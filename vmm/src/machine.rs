@@ -74,10 +74,10 @@ impl<'a> Machine<'a> {
     }
 
     /// A disk on an image that is open: `/dev/vda` is the first one.
-    pub(crate) fn add_disk(&mut self, disk: &Disk, image: File) -> Result<(), BuildError> {
+    pub(crate) fn add_disk(&mut self, what: &'static str, disk: &Disk, image: File) -> Result<(), BuildError> {
         let name = disk_name(self.virtio.len());
         let block =
-            Block::new(name, image, disk.readonly).map_err(|error| problem("disk", &disk.path, error.to_string()))?;
+            Block::new(name, image, disk.readonly).map_err(|error| problem(what, &disk.path, error.to_string()))?;
         self.add_virtio(Box::new(block))
     }
 

@@ -21,15 +21,14 @@ pub(crate) fn open_readable(what: &'static str, path: &Path) -> Result<File, Bui
 }
 
 /// Opens a disk image: a file or a block device.
-pub(crate) fn open_disk(disk: &Disk) -> Result<File, BuildError> {
-    const WHAT: &str = "disk";
+pub(crate) fn open_disk(what: &'static str, disk: &Disk) -> Result<File, BuildError> {
     let path = &disk.path;
     let cure = (!disk.readonly).then_some("may only be read: add readonly=on (or ',ro' to --rootfs)");
-    let file = open(WHAT, path, !disk.readonly).map_err(|error| file_error(WHAT, path, &error, cure))?;
-    let kind = file.metadata().map_err(|error| file_error(WHAT, path, &error, None))?.file_type();
+    let file = open(what, path, !disk.readonly).map_err(|error| file_error(what, path, &error, cure))?;
+    let kind = file.metadata().map_err(|error| file_error(what, path, &error, None))?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         let what_it_is = if kind.is_dir() { "is a directory" } else { "is neither a file nor a block device" };
-        return Err(problem(WHAT, path, what_it_is));
+        return Err(problem(what, path, what_it_is));
     }
     Ok(file)
 }
@@ -80,10 +79,10 @@ mod tests {
             ("link", "is a link to a file that is not there"),
             ("socket", "can't be opened: No such device or address (os error 6)"),
         ] {
-            let error = open_disk(&Disk::new(path(name))).unwrap_err().to_string();
+            let error = open_disk("disk", &Disk::new(path(name))).unwrap_err().to_string();
             assert_eq!(error, format!("disk {}: {expected}", path(name).display()));
         }
-        let error = open_disk(&Disk { readonly: true, ..Disk::new("/dev/null") }).unwrap_err().to_string();
+        let error = open_disk("disk", &Disk { readonly: true, ..Disk::new("/dev/null") }).unwrap_err().to_string();
         assert_eq!(error, "disk /dev/null: is neither a file nor a block device");
     }
 
@@ -93,12 +92,12 @@ mod tests {
         let path = dir.path().join("image");
         std::fs::write(&path, [0; 512]).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
-        let opened = open_disk(&Disk::new(&path));
+        let opened = open_disk("disk", &Disk::new(&path));
         // Root may write whatever the mode says.
         if let Err(error) = opened {
             assert!(error.to_string().ends_with("add readonly=on (or ',ro' to --rootfs)"), "{error}");
         }
-        assert!(open_disk(&Disk { readonly: true, ..Disk::new(&path) }).is_ok());
+        assert!(open_disk("disk", &Disk { readonly: true, ..Disk::new(&path) }).is_ok());
     }
 
     #[test]

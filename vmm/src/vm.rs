@@ -59,7 +59,7 @@ impl Vm {
         let mut initrd = config.initrd.as_deref().map(|path| open_initrd(path, config)).transpose()?;
         let images = config
             .all_disks()
-            .map(|disk| Ok((disk, storage::open_disk(disk)?)))
+            .map(|(what, disk)| Ok((what, disk, storage::open_disk(what, disk)?)))
             .collect::<Result<Vec<_>, BuildError>>()?;
 
         let kvm = kvm::open()?;
@@ -75,8 +75,8 @@ impl Vm {
         let ending = Arc::new(Ending::new().map_err(no("an eventfd"))?);
         let mut machine = Machine::new(&vm, &ram);
         let power = machine.add_platform(&ending)?;
-        for (disk, image) in images {
-            machine.add_disk(disk, image)?;
+        for (what, disk, image) in images {
+            machine.add_disk(what, disk, image)?;
         }
 
         let rsdp = arch::acpi::write(&ram, &machine.platform(config.cpus))
@@ -105,7 +105,13 @@ impl Vm {
         leftovers.keep_file();
 
         let Machine { ports, mmio, virtio, .. } = machine;
-        tracing::debug!(name = config.name, ?entry, cmdline, "built");
+        tracing::debug!(
+            name = config.name,
+            protocol = ?entry.protocol,
+            entry = format_args!("{:#x}", entry.address.0),
+            cmdline,
+            "built"
+        );
         Ok(Self {
             name: config.name.clone(),
             vcpus,

@@ -61,9 +61,12 @@ fn command(words: &[String]) -> Command {
     command
 }
 
+/// What `vmm run` would give the kernel by itself; the demo adds to it.
+const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 cryptomgr.notests";
+
 fn command_line(vmm: &str, kernel: &str, initrd: &str, rootfs: &str, interactive: bool) -> Vec<String> {
     let task = if interactive { "quiet vmm.show vmm.then=sh" } else { "vmm.show" };
-    let cmdline = format!("console=ttyS0 reboot=k panic=-1 {task}");
+    let cmdline = format!("{CMDLINE} {task}");
     ["run", "--kernel", kernel, "--initrd", initrd, "--rootfs", rootfs, "--cmdline", &cmdline].iter().fold(
         vec![vmm.to_owned()],
         |mut words, word| {
@@ -83,7 +86,7 @@ mod tests {
         assert_eq!(
             process::shown(&command(&words)),
             "vmm run --kernel /guest/vmlinux --initrd /guest/initrd --rootfs /guest/rootfs.ext4 \
-             --cmdline 'console=ttyS0 reboot=k panic=-1 vmm.show'"
+             --cmdline 'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 cryptomgr.notests vmm.show'"
         );
     }
 }

@@ -40,6 +40,8 @@ pub const ACPI_RSDP: u64 = 0xe_ffc0;
 pub const ACPI_END: u64 = 0xf_0000;
 /// The room for SMBIOS: where a guest scans for its anchor.
 pub const SMBIOS_START: u64 = 0xf_0000;
+/// Where a processor of old starts, and where Linux jumps to in real mode when it knows no other way to reboot.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 
 /// Where the hole below 4 GiB starts. Nothing in it is RAM.
 pub const MMIO_HOLE_START: u64 = 0xc000_0000;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a kernel's entry point finds in low memory: GDT, IDT and page tables.
+//! What a kernel finds in low memory: GDT, IDT and page tables at its entry point, a reset vector at its end.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
@@ -25,7 +25,7 @@ pub enum Error {
     /// Guest RAM doesn't reach to where a table belongs.
     #[error("the boot {table} can't be written at {address:#x}: {source}")]
     Write {
-        /// GDT, IDT or page tables.
+        /// GDT, IDT, page tables or reset vector.
         table: &'static str,
         /// Where it belongs.
         address: u64,
@@ -34,7 +34,26 @@ pub enum Error {
     },
 }
 
-/// Writes the GDT and the IDT, and for a protocol that starts in long mode the page tables.
+/// What is at the reset vector, in real mode: it writes the reset register, and waits for that to be noticed.
+///
+/// Without `reboot=` on its command line, Linux takes hardware-reduced ACPI for a sign of EFI, and where there is none it
+/// reboots "through the BIOS" (arch/x86/kernel/reboot.c): by a jump to here.
+const RESET_CODE: [u8; 9] = {
+    let [low, high] = (layout::PM_PORT + layout::PM_RESET).to_le_bytes();
+    [
+        0xba,
+        low,
+        high, // mov dx, PM_RESET
+        0xb0,
+        layout::PM_RESET_VALUE, // mov al, PM_RESET_VALUE
+        0xee,                   // out dx, al
+        0xf4,                   // hlt
+        0xeb,
+        0xfd, // jmp to the hlt
+    ]
+};
+
+/// Writes the GDT, the IDT and the code at the reset vector, and for a protocol that starts in long mode the page tables.
 ///
 /// # Errors
 ///
@@ -42,6 +61,7 @@ pub enum Error {
 pub fn write(ram: &GuestRam, protocol: BootProtocol) -> Result<(), Error> {
     put(ram, "GDT", layout::BOOT_GDT, &Segments::new(protocol).gdt())?;
     put(ram, "IDT", layout::BOOT_IDT, &[0; 8])?;
+    put(ram, "reset vector", layout::RESET_VECTOR, &RESET_CODE)?;
     match protocol {
         BootProtocol::Linux64 => put(ram, "page tables", layout::BOOT_PAGE_TABLES, &page_tables()),
         BootProtocol::Pvh => Ok(()),
@@ -90,6 +110,15 @@ mod tests {
     }
 
     #[test]
+    fn the_reset_vector_writes_the_reset_register() {
+        let ram = ram();
+        write(&ram, BootProtocol::Pvh).unwrap();
+        let mut code = [0; 9];
+        ram.read_slice(&mut code, GuestAddress(0xf_fff0)).unwrap();
+        assert_eq!(code, [0xba, 0x02, 0x06, 0xb0, 0x01, 0xee, 0xf4, 0xeb, 0xfd]);
+    }
+
+    #[test]
     fn the_low_4_gib_map_to_themselves_and_nothing_else_is_mapped() {
         let ram = ram();
         write(&ram, BootProtocol::Linux64).unwrap();
@@ -121,6 +150,6 @@ mod tests {
     fn memory_that_ends_early_is_an_error_that_says_where() {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), 0x9000)]).unwrap();
         let error = write(&ram, BootProtocol::Linux64).unwrap_err();
-        assert!(error.to_string().starts_with("the boot page tables can't be written at 0x9000: "), "{error}");
+        assert!(error.to_string().starts_with("the boot reset vector can't be written at 0xffff0: "), "{error}");
     }
 }

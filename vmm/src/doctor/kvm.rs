@@ -57,6 +57,8 @@ fn fault(name: &'static str, error: &KvmError) -> Check {
     let text = error.to_string();
     let (found, advice) = text.split_once(": ").unwrap_or((&text, "look at the kernel's log: 'dmesg | grep -i kvm'"));
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    // The check's name stands before it already.
+    let found = found.strip_prefix("/dev/kvm ").filter(|_| name == "/dev/kvm").unwrap_or(found);
     Check::failure(name, format!("{found}{cause}"), advice)
 }
 
@@ -75,7 +77,7 @@ mod tests {
     #[test]
     fn an_error_is_split_into_what_was_found_and_what_to_do() {
         let check = fault("/dev/kvm", &KvmError::from_errno(libc::EACCES));
-        assert_eq!(check.found, "/dev/kvm may not be opened by this user");
+        assert_eq!(check.found, "may not be opened by this user");
         assert!(check.advice.unwrap().starts_with("add it to the kvm group"));
     }
 }

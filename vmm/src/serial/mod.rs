@@ -15,9 +15,9 @@ pub(crate) use input::SerialInput;
 pub(crate) use place::{Leftovers, Place};
 
 /// Something that input comes from: read when its descriptor is readable.
-pub trait ConsoleInput: Read + AsRawFd {}
+pub trait ConsoleInput: Read + AsRawFd + Send {}
 
-impl<T: Read + AsRawFd> ConsoleInput for T {}
+impl<T: Read + AsRawFd + Send> ConsoleInput for T {}
 
 /// A console of the embedder's, in place of what the configuration says.
 pub struct Console {

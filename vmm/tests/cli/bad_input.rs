@@ -73,8 +73,8 @@ fn what_is_no_kernel_is_named_for_what_it_is() {
         ("gzip", "gzip"),
         ("arm64", "arm64 Image"),
         ("text", "not an x86-64 kernel"),
-        ("truncated", "truncated"),
-        ("cut-header", "truncated"),
+        ("truncated", "is cut short"),
+        ("cut-header", "is cut short"),
         ("low", "0x7000"),
         ("wraps", "0xffffffffffffffff"),
     ] {
@@ -98,7 +98,7 @@ fn values_that_can_not_be_right_are_named_with_their_cure() {
         (&["--disk", "path=disk,readonly=perhaps"], "readonly=perhaps: give on or off"),
         (&["--grace", "soon"], "not a time"),
         (&["--log-level", "loud"], "there are error, warn, info, debug and trace"),
-        (&["--cpus", "x"], "invalid digit"),
+        (&["--cpus", "x"], "'--cpus <N>': not a whole number"),
         (&["--frobnicate"], "unexpected argument '--frobnicate'"),
     ] {
         let (status, out, err) = text(&vmm(&["run"]).args(kernel).args(arguments).output().unwrap());
@@ -117,10 +117,11 @@ fn a_missing_kernel_option_is_named() {
 #[test]
 fn disks_that_are_none_are_named_and_never_changed() {
     let disk = |value: &str, says: &str| {
-        let said = format!("vmm: error: disk {}: ", value.trim_start_matches("path="));
+        let path = value.trim_start_matches("path=");
+        let said = format!("vmm: error: disk {path}: ");
         refused(&["--kernel", "kernel", "--disk", value], &said, says);
-        let value = value.trim_start_matches("path=");
-        refused(&["--kernel", "kernel", "--rootfs", value], &said, says);
+        let said = format!("vmm: error: rootfs {path}: ");
+        refused(&["--kernel", "kernel", "--rootfs", path], &said, says);
     };
     disk("path=absent", "there is no such file");
     disk("path=dir", "is a directory");
@@ -164,6 +165,7 @@ fn serial_places_that_can_not_be_are_named_and_nothing_is_left() {
     // A mistake elsewhere leaves no file of the serial port's.
     let arguments = ["--kernel", "kernel", "--serial", "file=new-log", "--initrd", "large", "--memory", "64M"];
     refused(&arguments, "vmm: error: initrd large: ", "");
+    refused(&["--kernel", "absent", "--log-file", "new-log"], "vmm: error: kernel absent: ", "");
     refused(&["--kernel", "kernel", "--log-file", "no/log"], "vmm: error: log file no/log: can't be written: ", "");
 }
 

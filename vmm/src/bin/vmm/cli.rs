@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use vmm::{Disk, MemorySize, SerialConfig};
 
 use crate::STATUS_USAGE;
@@ -44,7 +44,7 @@ pub(crate) struct DoctorArguments {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Keys, while standard input is a terminal:
+#[command(after_help = "Keys, with --serial stdio while standard input is a terminal:
   Ctrl-a x       end the VM at once
   Ctrl-a p       press the power button
   Ctrl-a h       show these keys
@@ -65,7 +65,7 @@ Examples:
   vmm run --kernel vmlinux --rootfs rootfs.ext4
   vmm run --kernel vmlinuz --initrd initrd --rootfs disk.img,ro --cpus 2 --memory 4G
   vmm run --kernel vmlinux --initrd initrd --serial file=boot.log \\
-      --cmdline 'console=ttyS0 quiet' --disk path=data.img --disk path=seed.iso,readonly=on")]
+      --cmdline 'console=ttyS0 reboot=k panic=-1 quiet' --disk path=data.img --disk path=seed.iso,readonly=on")]
 pub(crate) struct RunArguments {
     /// Kernel: an ELF vmlinux or a bzImage, told apart by content
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
@@ -93,8 +93,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "path=FILE[,readonly=on|off]", help_heading = "Disks", value_parser = disk)]
     pub(crate) disk: Vec<Disk>,
 
-    /// Virtual CPUs: 1 to what the host's KVM allows
-    #[arg(long, value_name = "N", help_heading = "Machine", default_value_t = 1)]
+    /// Virtual CPUs: 1 to what the host's KVM allows. Linux guests use the first 255 of them
+    #[arg(long, value_name = "N", help_heading = "Machine", default_value = "1", value_parser = cpus)]
     pub(crate) cpus: u32,
 
     /// Memory: a number of MiB, or one with K, M, G or T behind it; at least 32M
@@ -137,7 +137,9 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
             let text = error.to_string();
             let first = text.split("\n\n").next().unwrap_or(&text).replace('\n', " ");
             let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("vmm: {line} (see 'vmm run --help')");
+            let command = std::env::args().nth(1).filter(|name| Arguments::command().find_subcommand(name).is_some());
+            let help = command.map_or("vmm --help".to_owned(), |name| format!("vmm {name} --help"));
+            eprintln!("vmm: {line} (see '{help}')");
             ExitCode::from(STATUS_USAGE)
         }
     }
@@ -173,14 +175,16 @@ fn time(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn cpus(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "not a whole number".to_owned())
+}
+
 fn level(text: &str) -> Result<tracing::Level, String> {
     text.parse().map_err(|_| "there are error, warn, info, debug and trace".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -10,8 +10,9 @@ use std::sync::Mutex;
 use tracing::Level;
 use tracing_subscriber::fmt::time::SystemTime;
 
-/// Starts logging.
-pub(crate) fn start(level: Level, file: Option<&Path>) -> io::Result<()> {
+/// Starts logging. Tells whether the file is a new one.
+pub(crate) fn start(level: Level, file: Option<&Path>) -> io::Result<bool> {
+    let new = file.is_some_and(|path| std::fs::symlink_metadata(path).is_err());
     let builder =
         tracing_subscriber::fmt().with_max_level(level).with_timer(SystemTime).with_target(false).with_ansi(false);
     match file {
@@ -21,5 +22,14 @@ pub(crate) fn start(level: Level, file: Option<&Path>) -> io::Result<()> {
         }
         None => builder.with_writer(io::stderr).init(),
     }
-    Ok(())
+    Ok(new)
+}
+
+/// Nothing was started: a log file that was made for it goes again, unless there is something in it.
+pub(crate) fn remove_if_empty(path: &Path) {
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0)
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        tracing::warn!("{} can't be removed: {error}", path.display());
+    }
 }

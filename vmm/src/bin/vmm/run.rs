@@ -20,14 +20,20 @@ const STATUS_CRASH: u8 = 3;
 const STATUS_STOPPED: u8 = 4;
 
 pub(crate) fn run(arguments: RunArguments) -> ExitCode {
-    if let Err(error) = logging::start(arguments.log_level, arguments.log_file.as_deref()) {
-        let path = arguments.log_file.unwrap_or_default();
-        eprintln!("vmm: error: log file {}: can't be written: {error}", path.display());
-        return ExitCode::from(STATUS_USAGE);
-    }
+    let log_file = arguments.log_file.clone().unwrap_or_default();
+    let new_log = match logging::start(arguments.log_level, arguments.log_file.as_deref()) {
+        Ok(new) => new,
+        Err(error) => {
+            eprintln!("vmm: error: log file {}: can't be written: {error}", log_file.display());
+            return ExitCode::from(STATUS_USAGE);
+        }
+    };
     let exit = match start(arguments) {
         Ok(exit) => exit,
         Err(Failure::Build(error)) => {
+            if new_log {
+                logging::remove_if_empty(&log_file);
+            }
             print_error(&error);
             return ExitCode::from(STATUS_USAGE);
         }
@@ -84,6 +90,11 @@ fn start(arguments: RunArguments) -> Result<Exit, Failure> {
     let interactive = config.serial == SerialConfig::Stdio && io::stdin().is_terminal();
     let console = if interactive { Some(terminal::console(slot.clone())?) } else { None };
     let vm = Vm::build(&config, console)?;
+    if !vmm::doctor::has_hardware_virtualization() {
+        tracing::warn!(
+            "this host's KVM has no VMX or SVM under it: an unmodified kernel is not expected to boot (see 'vmm doctor')"
+        );
+    }
     let control = vm.control();
     // The slot is empty until here.
     let _ = slot.set(control.clone());
