@@ -57,10 +57,11 @@ impl Machine {
 
     /// Resets the device and sets it up as a good driver does.
     fn initialize(&self, size: u16) -> MockDriver {
+        self.write(0x70, 0);
+        // Only now does nobody else write there any more.
         self.mem.write_slice(&[0; 0x4000], GuestAddress(RINGS)).expect("the rings are in RAM");
         let driver = MockDriver::new(&self.mem, RINGS, size);
         for (register, value) in [
-            (0x70, 0),
             (0x70, 1),
             (0x70, 3),
             (0x24, 1),

@@ -38,7 +38,7 @@ fn start(program: fn() -> &'static [u8]) -> Option<OnTerminal> {
     let slave: OwnedFd = File::options().read(true).write(true).open(name).unwrap().into();
     let before = termios::tcgetattr(&slave).unwrap();
     let standard = || Stdio::from(slave.try_clone().unwrap());
-    let child = vmm(&["run", "--memory", "32M", "--kernel"])
+    let child = vmm(&["run", "--memory", "32M", "--log-level", "error", "--kernel"])
         .arg(&kernel)
         .stdin(standard())
         .stdout(standard())
