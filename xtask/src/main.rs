@@ -60,8 +60,8 @@ enum Chore {
         /// Run only this part
         #[arg(long, value_name = "PART")]
         only: Option<Stage>,
-        /// Linux tests that run at the same time
-        #[arg(long, value_name = "N", default_value_t = 2)]
+        /// Linux tests that run at the same time: the emulated host has been seen to crash with more than one
+        #[arg(long, value_name = "N", default_value_t = 1)]
         linux_threads: u32,
         /// Run only tests with this in their names
         filter: Option<String>,
@@ -158,6 +158,7 @@ impl TestbedArguments {
             timeout: self.timeout.map(Duration::from_secs),
             interactive: self.interactive,
             environment: self.environment,
+            attempts: 2,
             command: self.command,
         }
     }

@@ -13,7 +13,7 @@ use super::counts::Counts;
 use super::run_libtest;
 use crate::guest::{self, Guest};
 use crate::progress::note;
-use crate::testbed::{self, Request, Stream};
+use crate::testbed::{self, Died, Request, Stream};
 use crate::workspace::Workspace;
 use crate::{host, pass_on, static_build};
 
@@ -22,18 +22,25 @@ const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// The testbed's memory in MiB. A guest's own is only taken as far as it is touched.
 const MEMORY: u64 = 6144;
 
-/// Builds the test program and runs it to its end.
+/// The programs: Linux guests, and the micro-guests, which ran on this host's KVM already, whatever is behind it.
+const PROGRAMS: [&str; 2] = ["micro_guest", "linux"];
+
+/// Builds the test programs and runs them to their ends.
 pub(crate) fn run(workspace: &Workspace, threads: u32, filter: Option<&str>) -> Result<Counts> {
-    let tests =
-        static_build::executable(workspace, &["test", "--no-run", "--package", "vmm", "--test", "linux"], "linux")?;
+    let build =
+        |name| static_build::executable(workspace, &["test", "--no-run", "--package", "vmm", "--test", name], name);
     let vmm = static_build::executable(workspace, &["build", "--package", "vmm", "--bin", "vmm"], "vmm")?;
     let guest = guest::ensure(workspace)?;
     let threads = format!("--test-threads={threads}");
     if host::runs_unmodified_kernels(&vmm) {
-        return on_this_host(workspace, &tests, &vmm, &guest, &threads, filter);
+        return on_this_host(workspace, &build("linux")?, &vmm, &guest, &threads, filter);
     }
     note("this machine's KVM doesn't run unmodified kernels: the Linux tests run in the testbed");
-    emulated(workspace, &tests, &threads, filter)
+    let mut counts = Counts::default();
+    for name in PROGRAMS {
+        counts += emulated(workspace, name, &build(name)?, &threads, filter)?;
+    }
+    Ok(counts)
 }
 
 fn on_this_host(
@@ -53,29 +60,50 @@ fn on_this_host(
     Ok(count_skips(counts, &skips))
 }
 
-fn emulated(workspace: &Workspace, tests: &Path, threads: &str, filter: Option<&str>) -> Result<Counts> {
+/// How often the emulated host is started: each time for the tests that have not come to an end yet.
+const ATTEMPTS: u32 = 4;
+
+fn emulated(workspace: &Workspace, name: &str, tests: &Path, threads: &str, filter: Option<&str>) -> Result<Counts> {
     let share = tempfile::tempdir()?;
-    fs::copy(tests, share.path().join("linux")).with_context(|| format!("can't copy {}", tests.display()))?;
+    fs::copy(tests, share.path().join(name)).with_context(|| format!("can't copy {}", tests.display()))?;
     let out = workspace.target("linux-tests");
     let _ = fs::remove_dir_all(&out);
-    let mut command = vec!["/share/linux".to_owned(), threads.to_owned()];
-    command.extend(filter.map(str::to_owned));
-    let request = Request {
-        memory: MEMORY,
-        share: Some(share.path().to_owned()),
-        out: Some(out.clone()),
-        timeout: Some(TIMEOUT),
-        environment: vec!["VMM_SKIP_LOG=/out/skipped".to_owned(), "RUST_BACKTRACE=1".to_owned()],
-        ..Request::new(command)
-    };
-    let mut printed = Vec::new();
-    let status = testbed::run(workspace, &request, &mut |stream, bytes| {
-        if stream == Stream::Output {
-            printed.extend_from_slice(bytes);
+    let mut ended = Ended::default();
+    for attempt in 1.. {
+        let mut command = vec![format!("/share/{name}"), threads.to_owned()];
+        command.extend(filter.map(str::to_owned));
+        command.extend(ended.names.iter().flat_map(|name| ["--skip".to_owned(), name.clone()]));
+        let request = Request {
+            memory: MEMORY,
+            share: Some(share.path().to_owned()),
+            out: Some(out.clone()),
+            timeout: Some(TIMEOUT),
+            environment: vec!["VMM_SKIP_LOG=/out/skipped".to_owned(), "RUST_BACKTRACE=1".to_owned()],
+            attempts: 1,
+            ..Request::new(command)
+        };
+        let mut printed = Vec::new();
+        let status = testbed::run(workspace, &request, &mut |stream, bytes| {
+            if stream == Stream::Output {
+                printed.extend_from_slice(bytes);
+            }
+            pass_on(stream, bytes)
+        });
+        let printed = String::from_utf8_lossy(&printed);
+        match status {
+            Ok(status) => {
+                ended.counts += Counts::of_libtest(&printed).fail_unless(status == 0);
+                break;
+            }
+            Err(error) if error.is::<Died>() && attempt < ATTEMPTS => {
+                ended.add(&printed);
+                let done = ended.names.len();
+                note(format!("{error}: started again for the tests that are left; {done} have ended so far"));
+            }
+            Err(error) => return Err(error),
         }
-        pass_on(stream, bytes)
-    })?;
-    let counts = Counts::of_libtest(&String::from_utf8_lossy(&printed)).fail_unless(status == 0);
+    }
+    let counts = ended.counts;
     Ok(count_skips(counts, &out.join("skipped")))
 }
 
@@ -83,4 +111,42 @@ fn count_skips(counts: Counts, log: &Path) -> Counts {
     let skipped = fs::read_to_string(log).unwrap_or_default();
     print!("{skipped}");
     counts.reclassify_skipped(skipped.lines().count() as u64)
+}
+
+/// What came to an end before the emulated host did.
+#[derive(Debug, Default)]
+struct Ended {
+    names: Vec<String>,
+    counts: Counts,
+}
+
+impl Ended {
+    /// Reads libtest's lines `test NAME ... ok`; a test that was cut off has no such line.
+    fn add(&mut self, printed: &str) {
+        for line in printed.lines() {
+            let Some((name, how)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) else {
+                continue;
+            };
+            match how {
+                "ok" => self.counts.passed += 1,
+                "FAILED" => self.counts.failed += 1,
+                _ => continue,
+            }
+            self.names.push(name.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_that_have_ended_are_told_from_the_one_that_was_cut_off() {
+        let mut ended = Ended::default();
+        ended
+            .add("running 4 tests\ntest a::b ... ok\ntest a::c ... FAILED\ntest many has been running\ntest a::d ... ");
+        assert_eq!(ended.names, ["a::b", "a::c"]);
+        assert_eq!((ended.counts.passed, ended.counts.failed), (1, 1));
+    }
 }

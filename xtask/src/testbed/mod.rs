@@ -45,9 +45,23 @@ pub(crate) struct Request {
     pub(crate) interactive: bool,
     /// More of the command's environment, as `NAME=VALUE`.
     pub(crate) environment: Vec<String>,
+    /// How often the command is started from its beginning, should the emulated host stop or stand still.
+    pub(crate) attempts: u32,
     /// The command, not interpreted by any shell.
     pub(crate) command: Vec<String>,
 }
+
+/// The emulated host stopped or stood still, in each of the attempts.
+#[derive(Debug)]
+pub(crate) struct Died(String);
+
+impl std::fmt::Display for Died {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Died {}
 
 impl Request {
     /// A command in a testbed of the usual size.
@@ -60,6 +74,7 @@ impl Request {
             timeout: None,
             interactive: false,
             environment: Vec::new(),
+            attempts: 2,
             command,
         }
     }
@@ -108,11 +123,14 @@ pub(crate) fn run(
                 note("the testbed was killed, as asked");
                 return Ok(128 + signal);
             }
-            Ending::Failed(why) if attempt == 1 => {
+            Ending::Failed(why) if attempt < request.attempts => {
                 attempt += 1;
                 note(format!("{why}; killed, and started once more (kernel log: {log})"));
             }
-            Ending::Failed(why) => bail!("{why}, for the second time; kernel log: {log}"),
+            Ending::Failed(why) => {
+                bring_back(request, &disk)?;
+                return Err(Died(format!("{why} (attempt {attempt}; kernel log: {log})")).into());
+            }
         }
     }
 }
