@@ -225,3 +225,15 @@ fn open_initrd(path: &Path, config: &Config) -> Result<Initrd, BuildError> {
     let file = storage::open_readable("initrd", path)?;
     Initrd::open(file).map_err(|error| BuildError::boot(error, config))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_can_be_sent_to_another_thread() {
+        const fn send<T: Send>() {}
+        const { send::<Vm>() };
+        const { send::<Control>() };
+    }
+}
