@@ -7,7 +7,7 @@
 
 use std::convert::Infallible;
 use std::fmt::{self, Debug};
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
 use vm_superio::serial::SerialEvents;
@@ -32,7 +32,6 @@ impl Trigger for Line {
 /// Tells the feeder that the guest has read all of its input.
 struct Events {
     drained: EventFd,
-    lost: Throttle,
 }
 
 impl SerialEvents for Events {
@@ -40,11 +39,7 @@ impl SerialEvents for Events {
 
     fn out_byte(&self) {}
 
-    fn tx_lost_byte(&self) {
-        if let Some(times) = self.lost.hit() {
-            tracing::warn!(bytes = times, "serial output was lost: its host side can't be written");
-        }
-    }
+    fn tx_lost_byte(&self) {}
 
     fn in_buffer_empty(&self) {
         // The counter can only be full when nobody has read it 2^64 times: then it has been told enough.
@@ -52,10 +47,30 @@ impl SerialEvents for Events {
     }
 }
 
-type Port = Serial<Line, Events, Box<dyn Write + Send>>;
+/// Holds the byte that the guest has sent until nobody waits for the registers any more.
+#[derive(Default)]
+struct Sent(Option<u8>);
+
+impl Write for Sent {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0 = data.first().copied();
+        Ok(data.len().min(1))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+type Port = Serial<Line, Events, Sent>;
 
 /// A serial port.
-pub struct SerialPort(Mutex<Port>);
+pub struct SerialPort {
+    port: Mutex<Port>,
+    /// Apart from the registers: a write may take as long as it likes, and only those wait who write, too.
+    output: Mutex<Box<dyn Write + Send>>,
+    lost: Throttle,
+}
 
 impl Debug for SerialPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,8 +81,8 @@ impl Debug for SerialPort {
 impl SerialPort {
     /// A port that writes to `output` and signals `drained` each time the guest has emptied its input.
     pub fn new(line: Box<dyn InterruptLine>, drained: EventFd, output: Box<dyn Write + Send>) -> Self {
-        let events = Events { drained, lost: Throttle::new() };
-        Self(Mutex::new(Serial::with_events(Line(line), events, output)))
+        let port = Mutex::new(Serial::with_events(Line(line), Events { drained }, Sent::default()));
+        Self { port, output: Mutex::new(output), lost: Throttle::new() }
     }
 
     /// How many bytes of input the port can take now: none while the guest has it in loopback mode. `drained` is
@@ -83,7 +98,16 @@ impl SerialPort {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Port> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.port.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, byte: u8) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = output.write_all(&[byte]).and_then(|()| output.flush())
+            && let Some(bytes) = self.lost.hit()
+        {
+            tracing::warn!(bytes, "serial output was lost: {error}");
+        }
     }
 }
 
@@ -107,10 +131,15 @@ impl BusDevice for SerialPort {
         if let (Ok(offset), &[first]) = (u8::try_from(offset), data) {
             let mut port = self.lock();
             let was_in_loopback = in_loopback(&mut port);
-            // A byte that could not be written is counted by `Events::tx_lost_byte`.
+            // Neither the line nor the one byte of output can fail.
             let _ = port.write(offset, first);
             if was_in_loopback && !in_loopback(&mut port) {
                 port.events().in_buffer_empty();
+            }
+            let sent = port.writer_mut().0.take();
+            drop(port);
+            if let Some(byte) = sent {
+                self.send(byte);
             }
         }
     }
@@ -206,6 +235,37 @@ mod tests {
             port.write(0, b"x");
         }
         assert_ne!(read(&port, 5) & 0x60, 0, "the transmitter still says that it is empty");
+    }
+
+    /// Takes its time: until the test lets it go.
+    struct Slow(std::sync::mpsc::Receiver<()>);
+
+    impl Write for Slow {
+        fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+            self.0.recv().unwrap();
+            Ok(data.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_slow_writer_does_not_hold_up_input() {
+        let (go, wait) = std::sync::mpsc::channel();
+        let port = Arc::new(SerialPort::new(Box::new(eventfd()), eventfd(), Box::new(Slow(wait))));
+        let writer = std::thread::spawn({
+            let port = port.clone();
+            move || port.write(0, b"x")
+        });
+        // However far the writer is: none of these waits for it.
+        for _ in 0..10 {
+            assert!(port.room() > 0);
+            port.receive(b"y");
+            read(&port, 5);
+        }
+        go.send(()).unwrap();
+        writer.join().unwrap();
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub(crate) fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
     for (slot, (guest_phys_addr, memory_size, userspace_addr)) in (0..).zip(parts) {
         let slot = kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr };
         // SAFETY: the region is mapped, of that length, and stays so while `ram` or a clone of it lives; `Vm` keeps one
-        // until its vCPUs have ended. Guest RAM is only touched by volatile and atomic access.
+        // until its vCPUs have ended, in which way soever (`Running` in `vm.rs`). Guest RAM is only touched by volatile and atomic access.
         unsafe { vm.set_user_memory_region(slot) }.map_err(refused("map the guest's memory"))?;
     }
     Ok(())

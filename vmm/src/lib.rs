@@ -38,7 +38,7 @@ mod vm;
 pub use build::BuildError;
 pub use config::{Config, ConfigError, Disk, MemorySize, SerialConfig};
 pub use exit::{Control, Crash, CrashReport, Exit, RunError};
-pub use serial::{Console, ConsoleInput};
+pub use serial::{Console, ConsoleInput, ConsoleOutput};
 pub use vm::Vm;
 
 /// What an embedder hands to [`Vm::run`] to have its own descriptors watched by the event loop.

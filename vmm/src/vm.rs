@@ -140,20 +140,53 @@ impl Vm {
     /// [`RunError`] when the host, not the guest, is at fault.
     pub fn run(self, subscribers: Vec<Subscriber>) -> Result<Exit, RunError> {
         let Self { name, vcpus, machinery, virtio, serial_input, stop_output, power: _, _leftovers, _vm, _ram } = self;
-        let mut threads = Vec::with_capacity(vcpus.len());
+        let mut running = Running { threads: Vec::with_capacity(vcpus.len()), machinery, stop_output, virtio };
         let started = (0..).zip(vcpus).try_for_each(|(index, vcpu)| {
-            threads.push(vcpu::start(index, vcpu, machinery.clone())?);
+            running.threads.push(vcpu::start(index, vcpu, running.machinery.clone())?);
             Ok(())
         });
-        let watched = started.and_then(|()| watch(&machinery.ending, serial_input, subscribers));
-        let joined = stop(threads, &machinery, &stop_output, &virtio);
+        let watched = started.and_then(|()| watch(&running.machinery.ending, serial_input, subscribers));
+        let joined = running.stop();
         // A guest that has ended counts for more than what went wrong on the way out.
-        let end = machinery.ending.take();
+        let end = running.machinery.ending.take();
         watched?;
         let exit = end.unwrap_or(Ok(Exit::Stopped))?;
         joined?;
         tracing::info!(name, "{exit}");
         Ok(exit)
+    }
+}
+
+/// The threads of a VM. They end with this value at the latest: guest RAM may go after it, and not before.
+struct Running {
+    threads: Vec<VcpuThread>,
+    machinery: Arc<Machinery>,
+    stop_output: EventFd,
+    virtio: Vec<Arc<MmioTransport>>,
+}
+
+impl Running {
+    /// Ends all threads and waits for them.
+    fn stop(&mut self) -> Result<(), RunError> {
+        self.machinery.stopping.store(true, Ordering::Release);
+        // Fails only when the counter is full, which wakes everybody as well.
+        let _ = self.stop_output.write(1);
+        for thread in &self.threads {
+            thread.kick();
+        }
+        // The first error counts, but every thread is waited for.
+        let joined = self.threads.drain(..).map(VcpuThread::join).fold(Ok(()), Result::and);
+        for device in &self.virtio {
+            device.stop();
+        }
+        joined
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Nothing is left to do unless a subscriber has panicked, and then nobody asks how this went.
+        let _ = self.stop();
     }
 }
 
@@ -182,27 +215,6 @@ fn watch(ending: &Arc<Ending>, serial_input: SerialInput, subscribers: Vec<Subsc
         }
     }
     Ok(())
-}
-
-/// Ends all threads and waits for them.
-fn stop(
-    threads: Vec<VcpuThread>,
-    machinery: &Machinery,
-    stop_output: &EventFd,
-    virtio: &[Arc<MmioTransport>],
-) -> Result<(), RunError> {
-    machinery.stopping.store(true, Ordering::Release);
-    // Fails only when the counter is full, which wakes everybody as well.
-    let _ = stop_output.write(1);
-    for thread in &threads {
-        thread.kick();
-    }
-    // The first error counts, but every thread is waited for.
-    let joined = threads.into_iter().map(VcpuThread::join).fold(Ok(()), Result::and);
-    for device in virtio {
-        device.stop();
-    }
-    joined
 }
 
 /// Wakes the event loop when the VM has ended or is to end at another time.

@@ -63,7 +63,15 @@ impl SerialInput {
         let client = match socket.listener.accept() {
             Ok((client, _)) => client,
             // A client that has given up already.
-            Err(_) => return,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => {
+                return;
+            }
+            Err(error) => {
+                // Out of descriptors, say: to be told again and again would help nobody.
+                tracing::warn!("serial socket: no more clients are taken: {error}");
+                let _ = ops.remove(Events::new(&socket.listener, EventSet::IN));
+                return;
+            }
         };
         let cloned = client.set_nonblocking(true).and_then(|()| client.try_clone());
         let Ok(output) = cloned.inspect_err(|error| tracing::warn!("serial socket: {error}")) else { return };

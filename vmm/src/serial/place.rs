@@ -36,12 +36,20 @@ pub(crate) struct Leftovers {
     socket: Option<PathBuf>,
     /// Removed unless the VM was built.
     file: Option<PathBuf>,
+    /// Emptied when the VM was built.
+    before: Option<File>,
 }
 
 impl Leftovers {
-    /// The VM is built: what it writes stays.
+    /// The VM is built: what it writes stays, and what was there before goes.
     pub(crate) fn keep_file(&mut self) {
         self.file = None;
+        if let Some(before) = self.before.take()
+            && let Err(error) = before.set_len(0)
+        {
+            // A terminal or a FIFO, say: it has no length.
+            tracing::debug!("the serial file can't be emptied: {error}");
+        }
     }
 }
 
@@ -73,12 +81,14 @@ impl Place {
             }
             SerialConfig::File(path) => {
                 let (file, created) = create(path)?;
-                let leftovers = Leftovers { file: created.then(|| path.clone()), socket: None };
+                let before = file.try_clone().map_err(no("a copy of a descriptor"))?;
+                let file_made = created.then(|| path.clone());
+                let leftovers = Leftovers { socket: None, file: file_made, before: Some(before) };
                 Ok(Self { input: InputFrom::Nowhere, output: patient(Box::new(file)), leftovers })
             }
             SerialConfig::Socket(path) => {
                 let listener = listen(path)?;
-                let leftovers = Leftovers { socket: Some(path.clone()), file: None };
+                let leftovers = Leftovers { socket: Some(path.clone()), file: None, before: None };
                 listener.set_nonblocking(true).map_err(no("a non-blocking socket"))?;
                 let client = Client::default();
                 let input = InputFrom::Socket(Socket { listener, client: client.clone() });
@@ -94,13 +104,13 @@ fn stdio() -> io::Result<(File, File)> {
     Ok((input.as_fd().try_clone_to_owned()?.into(), output.as_fd().try_clone_to_owned()?.into()))
 }
 
-/// Creates or empties a file; tells whether it is a new one.
+/// Creates or opens a file; tells whether it is a new one.
 fn create(path: &Path) -> Result<(File, bool), BuildError> {
     let new = fs::symlink_metadata(path).is_err();
     let file = OpenOptions::new()
         .write(true)
         .create(true)
-        .truncate(true)
+        .truncate(false)
         .mode(0o600)
         // A FIFO that nobody reads would block here, and a full one later: output waits by itself.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
@@ -164,13 +174,15 @@ mod tests {
         drop(open(&config).unwrap());
         assert!(!path.exists());
         let mut place = open(&config).unwrap();
-        place.output.write_all(b"hello").unwrap();
         place.leftovers.keep_file();
+        place.output.write_all(b"hello").unwrap();
         drop(place);
         assert_eq!(fs::read(&path).unwrap(), b"hello");
-        // One that was there before stays.
+        // One that was there before stays as it was, until a VM is built.
         drop(open(&config).unwrap());
-        assert!(path.exists());
+        assert_eq!(fs::read(&path).unwrap(), b"hello");
+        open(&config).unwrap().leftovers.keep_file();
+        assert_eq!(fs::read(&path).unwrap(), b"");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use crate::skip::without_kvm;
 use crate::{elf, programs, text, vmm};
 
 /// A directory with a good kernel, a disk, and everything that is no kernel.
@@ -125,7 +126,7 @@ fn disks_that_are_none_are_named_and_never_changed() {
     };
     disk("path=absent", "there is no such file");
     disk("path=dir", "is a directory");
-    if kvm() {
+    if !without_kvm() {
         disk("path=odd", "its size of 1000 bytes is not a multiple of 512");
         disk("path=empty", "it is empty: a disk has at least one sector of 512 bytes");
     }
@@ -133,7 +134,7 @@ fn disks_that_are_none_are_named_and_never_changed() {
 
 #[test]
 fn what_does_not_fit_is_named() {
-    if !kvm() {
+    if without_kvm() {
         return;
     }
     refused(
@@ -152,7 +153,7 @@ fn what_does_not_fit_is_named() {
 
 #[test]
 fn serial_places_that_can_not_be_are_named_and_nothing_is_left() {
-    if !kvm() {
+    if without_kvm() {
         return;
     }
     let serial =
@@ -167,13 +168,4 @@ fn serial_places_that_can_not_be_are_named_and_nothing_is_left() {
     refused(&arguments, "vmm: error: initrd large: ", "");
     refused(&["--kernel", "absent", "--log-file", "new-log"], "vmm: error: kernel absent: ", "");
     refused(&["--kernel", "kernel", "--log-file", "no/log"], "vmm: error: log file no/log: can't be written: ", "");
-}
-
-/// Whether mistakes that are found behind the opening of `/dev/kvm` can be looked at here.
-fn kvm() -> bool {
-    let open = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    if let Err(error) = &open {
-        eprintln!("in part: /dev/kvm can't be opened: {error}");
-    }
-    open.is_ok()
 }

@@ -8,6 +8,8 @@ mod elf;
 #[path = "../micro_guest/programs.rs"]
 #[expect(dead_code, reason = "only some of the programs are run here")]
 mod programs;
+#[path = "../skip/mod.rs"]
+mod skip;
 mod terminal;
 
 use std::process::{Command, Output};
@@ -34,6 +36,17 @@ fn help_goes_to_standard_output_and_errors_do_not() {
     let (status, out, err) = text(&vmm(&[]).output().unwrap());
     assert_eq!((status, out.as_str()), (Some(2), ""));
     assert!(err.contains("Usage: vmm"), "{err}");
+}
+
+#[test]
+fn an_argument_that_is_no_text_is_an_error_like_any_other() {
+    use std::os::unix::ffi::OsStrExt;
+    let odd = std::ffi::OsStr::from_bytes(b"\xff");
+    for arguments in [&[odd][..], &["run".as_ref(), odd], &["run".as_ref(), "--kernel".as_ref(), odd]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_vmm")).args(arguments).output().unwrap();
+        let (status, out, err) = text(&output);
+        assert_eq!((status, out.as_str(), err.lines().count()), (Some(2), "", 1), "{err}");
+    }
 }
 
 #[test]

@@ -9,3 +9,6 @@ mod machines;
 mod many;
 mod rig;
 mod serial;
+#[path = "../skip/mod.rs"]
+#[expect(dead_code, reason = "these tests are only run where there is a KVM")]
+mod skip;

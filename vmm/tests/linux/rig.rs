@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -97,15 +96,6 @@ impl Boot {
     /// Boots and waits for the end.
     pub(crate) fn run(self) -> Ended {
         self.start().wait()
-    }
-}
-
-/// Says that a test can't be run here; `cargo xtask test` counts it.
-pub(crate) fn skip(why: &str) {
-    let line = format!("skipped: {why}\n");
-    eprint!("{line}");
-    if let Some(path) = std::env::var_os("VMM_SKIP_LOG") {
-        OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(line.as_bytes()).unwrap();
     }
 }
 

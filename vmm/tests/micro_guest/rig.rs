@@ -2,9 +2,10 @@
 
 //! Runs a micro-guest and gathers what it says.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tempfile::{NamedTempFile, TempDir};
@@ -15,24 +16,12 @@ use crate::elf;
 /// Ends the test, saying so, where `/dev/kvm` can't be opened.
 macro_rules! skip {
     () => {
-        if crate::rig::skipped() {
+        if crate::skip::without_kvm() {
             return;
         }
     };
 }
 pub(crate) use skip;
-
-pub(crate) fn skipped() -> bool {
-    let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") else { return false };
-    let test = thread::current().name().unwrap_or("a micro-guest").to_owned();
-    let line = format!("skipped: {test}: /dev/kvm can't be opened: {error}\n");
-    eprint!("{line}");
-    // Counted by `cargo xtask test`.
-    if let Some(path) = std::env::var_os("VMM_SKIP_LOG") {
-        OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(line.as_bytes()).unwrap();
-    }
-    true
-}
 
 /// A disk image of one sector that starts with `content`.
 pub(crate) fn image(content: &[u8]) -> NamedTempFile {
@@ -41,6 +30,32 @@ pub(crate) fn image(content: &[u8]) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(&sector).unwrap();
     file
+}
+
+/// Gathers the log lines of this process, from all of its threads, that have `text` in them.
+pub(crate) fn log_lines_with(text: &'static str) -> Arc<Mutex<Vec<u8>>> {
+    struct Lines(&'static str, Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            if String::from_utf8_lossy(line).contains(self.0) {
+                self.1.lock().unwrap().extend(line);
+            }
+            Ok(line.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let lines: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let shared = lines.clone();
+    let make = move || Lines(text, shared.clone());
+    tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(make).try_init().unwrap();
+    // What the test looks for is found when it is there.
+    tracing::trace!("{text}: a trial");
+    assert!(!std::mem::take(&mut *lines.lock().unwrap()).is_empty());
+    lines
 }
 
 type React = Box<dyn FnOnce(Control) + Send>;

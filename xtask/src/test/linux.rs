@@ -66,12 +66,17 @@ const ATTEMPTS: u32 = 4;
 fn emulated(workspace: &Workspace, name: &str, tests: &Path, threads: &str, filter: Option<&str>) -> Result<Counts> {
     let share = tempfile::tempdir()?;
     fs::copy(tests, share.path().join(name)).with_context(|| format!("can't copy {}", tests.display()))?;
-    let out = workspace.target("linux-tests");
-    let _ = fs::remove_dir_all(&out);
     let mut ended = Ended::default();
     for attempt in 1.. {
+        let out = workspace.target("linux-tests").join(name).join(attempt.to_string());
+        let _ = fs::remove_dir_all(&out);
         let mut command = vec![format!("/share/{name}"), threads.to_owned()];
-        command.extend(filter.map(str::to_owned));
+        match filter {
+            Some(filter) => command.push(filter.to_owned()),
+            // Whole names, so that no test is skipped for another one's sake.
+            None if !ended.names.is_empty() => command.push("--exact".to_owned()),
+            None => (),
+        }
         command.extend(ended.names.iter().flat_map(|name| ["--skip".to_owned(), name.clone()]));
         let request = Request {
             memory: MEMORY,
@@ -92,19 +97,19 @@ fn emulated(workspace: &Workspace, name: &str, tests: &Path, threads: &str, filt
         let printed = String::from_utf8_lossy(&printed);
         match status {
             Ok(status) => {
-                ended.counts += Counts::of_libtest(&printed).fail_unless(status == 0);
-                break;
+                ended.counts += count_skips(Counts::of_libtest(&printed).fail_unless(status == 0), &out.join("skipped"));
+                return Ok(ended.counts);
             }
             Err(error) if error.is::<Died>() && attempt < ATTEMPTS => {
                 ended.add(&printed);
+                ended.counts = count_skips(ended.counts, &out.join("skipped"));
                 let done = ended.names.len();
                 note(format!("{error}: started again for the tests that are left; {done} have ended so far"));
             }
             Err(error) => return Err(error),
         }
     }
-    let counts = ended.counts;
-    Ok(count_skips(counts, &out.join("skipped")))
+    Ok(ended.counts)
 }
 
 fn count_skips(counts: Counts, log: &Path) -> Counts {

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::spec;
 use super::worker::Worker;
+use crate::throttle::Throttle;
 use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
 use crate::virtio::queue::QueueState;
 
@@ -43,6 +44,10 @@ pub(super) struct Image {
     pub(super) file: File,
     pub(super) sectors: u64,
     pub(super) read_only: bool,
+    /// Requests that failed. Kept here, so that a reset doesn't make its lines flow again.
+    pub(super) failures: Throttle,
+    /// Rings that lied.
+    pub(super) lies: Throttle,
 }
 
 /// A block device with one queue, served by a thread of its own.
@@ -65,7 +70,18 @@ impl Block {
             return Err(BlockError::NotSectors(size));
         }
         let sectors = size / SECTOR_SIZE;
-        Ok(Self { name: name.into(), image: Arc::new(Image { file, sectors, read_only }), worker: None })
+        Ok(Self {
+            name: name.into(),
+            image: Arc::new(Image { file, sectors, read_only, failures: Throttle::new(), lies: Throttle::new() }),
+            worker: None,
+        })
+    }
+}
+
+#[cfg(test)]
+impl Block {
+    pub(super) fn lies(&self) -> u64 {
+        self.image.lies.times()
     }
 }
 

@@ -10,7 +10,6 @@ use super::device::{Image, SECTOR_SIZE};
 use super::spec;
 use crate::GuestRam;
 use crate::sys::{Direction, VectoredIo};
-use crate::throttle::Throttle;
 use crate::virtio::chain::Chain;
 
 /// Serves requests on an image. What it needs for that is kept from request to request.
@@ -20,7 +19,6 @@ pub(super) struct Server<'a> {
     pub(super) image: &'a Image,
     pub(super) write_through: bool,
     pub(super) io: VectoredIo,
-    pub(super) failures: Throttle,
 }
 
 /// How a request ended, and how many bytes of data were written to the guest.
@@ -81,7 +79,7 @@ impl Server<'_> {
 
     fn status(&self, what: &str, sector: u64, result: io::Result<()>) -> u8 {
         let Err(error) = result else { return spec::S_OK };
-        if let Some(times) = self.failures.hit() {
+        if let Some(times) = self.image.failures.hit() {
             tracing::warn!(disk = self.name, times, "{what} at sector {sector} failed: {error}");
         }
         spec::S_IOERR

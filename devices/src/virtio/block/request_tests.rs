@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use super::*;
+use crate::throttle::Throttle;
 use crate::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
 use crate::virtio::queue::{Queue, QueueState};
 
@@ -27,7 +28,13 @@ fn disk(read_only: bool) -> Disk {
     for sector in 0..SECTORS {
         file.write_all(&[sector as u8 + 1; 512]).unwrap();
     }
-    let image = Image { file: file.try_clone().unwrap(), sectors: SECTORS, read_only };
+    let image = Image {
+        file: file.try_clone().unwrap(),
+        sectors: SECTORS,
+        read_only,
+        failures: Throttle::new(),
+        lies: Throttle::new(),
+    };
     let mem = ram(0x10_0000);
     mem.write_slice(&[UNTOUCHED; 0x10000], GuestAddress(HEADER)).unwrap();
     Disk { file, image, mem, write_through: false }
@@ -45,13 +52,8 @@ impl Disk {
         driver.submit(buffers);
         let mut chain = Chain::default();
         queue.pop(&mut chain).unwrap().unwrap().1.unwrap();
-        let mut server = Server {
-            name: "vda",
-            image: &self.image,
-            write_through: self.write_through,
-            io: VectoredIo::default(),
-            failures: Throttle::new(),
-        };
+        let mut server =
+            Server { name: "vda", image: &self.image, write_through: self.write_through, io: VectoredIo::default() };
         let written = server.serve(&self.mem, &mut chain);
         (self.mem.read_obj(GuestAddress(STATUS)).unwrap(), written)
     }

@@ -12,7 +12,6 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::Image;
 use super::request::Server;
 use crate::sys::VectoredIo;
-use crate::throttle::Throttle;
 use crate::virtio::chain::Chain;
 use crate::virtio::device::QueueResources;
 use crate::virtio::notifier::Notifier;
@@ -42,13 +41,14 @@ impl Worker {
         let (stopped, name) = (stop.clone(), disk.to_owned());
         let thread = thread::Builder::new().name(format!("{disk} q{index}")).spawn(move || {
             let guard = FailGuard(&notifier);
-            let failures = Throttle::new();
-            let mut server = Server { name: &name, image: &image, write_through, io: VectoredIo::default(), failures };
+            let mut server = Server { name: &name, image: &image, write_through, io: VectoredIo::default() };
             let mut chain = Chain::with_capacity(256);
             while doorbell.read().is_ok() && !stopped.load(Ordering::Acquire) {
                 let drained = drain(&mut queue, &mut chain, &mut server, &stopped, || notifier.used(index));
                 if let Err(error) = drained {
-                    tracing::warn!(disk = name, "queue {index} can't be trusted any more and has stopped: {error}");
+                    if let Some(times) = image.lies.hit() {
+                        tracing::warn!(disk = name, times, "queue {index} lies and has stopped: {error}");
+                    }
                     notifier.set_needs_reset();
                     break;
                 }
@@ -91,7 +91,7 @@ fn drain(
             let written = match usable {
                 Ok(()) => server.serve(&mem, chain),
                 Err(error) => {
-                    if let Some(times) = server.failures.hit() {
+                    if let Some(times) = server.image.failures.hit() {
                         tracing::debug!(disk = server.name, times, "a request is dropped: {error}");
                     }
                     0

@@ -51,7 +51,7 @@ pub(crate) struct DoctorArguments {
   Ctrl-a Ctrl-a  send a Ctrl-a to the guest
 
 Signals:
-  SIGTERM, SIGINT and SIGHUP press the ACPI power button, and after the grace the VM is stopped.
+  SIGTERM, SIGINT, SIGHUP and SIGQUIT press the ACPI power button; after the grace the VM is stopped.
   A second signal stops it at once.
 
 Exit status:
@@ -137,7 +137,8 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
             let text = error.to_string();
             let first = text.split("\n\n").next().unwrap_or(&text).replace('\n', " ");
             let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
-            let command = std::env::args().nth(1).filter(|name| Arguments::command().find_subcommand(name).is_some());
+            let command = std::env::args_os().nth(1).and_then(|name| name.into_string().ok());
+            let command = command.filter(|name| Arguments::command().find_subcommand(name).is_some());
             let help = command.map_or("vmm --help".to_owned(), |name| format!("vmm {name} --help"));
             eprintln!("vmm: {line} (see '{help}')");
             ExitCode::from(STATUS_USAGE)
@@ -148,7 +149,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 fn rootfs(text: &str) -> Result<Disk, String> {
     let (path, readonly) = match text.strip_suffix(",ro") {
         Some(path) => (path, true),
-        None => (text.strip_suffix(",rw").unwrap_or(text), false),
+        None => (text, false),
     };
     if path.is_empty() {
         return Err("there is no path".to_owned());
@@ -205,7 +206,6 @@ mod tests {
         let readonly = Disk { readonly: true, ..plain.clone() };
         assert_eq!(rootfs("a.img"), Ok(plain.clone()));
         assert_eq!(rootfs("a.img,ro"), Ok(readonly.clone()));
-        assert_eq!(rootfs("a.img,rw"), Ok(plain.clone()));
         assert_eq!(rootfs("a,b.img"), Ok(Disk::new("a,b.img")));
         assert_eq!(disk("path=a.img"), Ok(plain.clone()));
         assert_eq!(disk("readonly=on,path=a.img"), Ok(readonly));
@@ -214,6 +214,7 @@ mod tests {
             ("", "there is no path=FILE"),
             ("a.img", "'a.img' is not KEY=VALUE"),
             ("path=a,readonly=maybe", "readonly=maybe: give on or off"),
+            ("path=a,readonly=", "readonly has no value"),
             ("path=a,path=b", "path is given twice"),
             ("path=a,size=3", "there is no key 'size': there are path, readonly"),
         ] {

@@ -13,6 +13,9 @@ impl<'a> KeyValues<'a> {
         let mut pairs: Vec<(&str, &str)> = Vec::new();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (key, value) = part.split_once('=').ok_or_else(|| format!("'{part}' is not KEY=VALUE"))?;
+            if value.is_empty() {
+                return Err(format!("{key} has no value"));
+            }
             if pairs.iter().any(|(before, _)| *before == key) {
                 return Err(format!("{key} is given twice"));
             }
@@ -21,10 +24,10 @@ impl<'a> KeyValues<'a> {
         Ok(Self { pairs })
     }
 
-    /// The value of a key, if it is there and not empty.
+    /// The value of a key, if it is there.
     pub(crate) fn take(&mut self, key: &str) -> Option<&'a str> {
         let at = self.pairs.iter().position(|(found, _)| *found == key)?;
-        Some(self.pairs.remove(at).1).filter(|value| !value.is_empty())
+        Some(self.pairs.remove(at).1)
     }
 
     /// The value of a key that is on or off.

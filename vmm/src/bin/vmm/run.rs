@@ -5,11 +5,11 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use vmm::{BuildError, Config, Crash, Exit, RunError, SerialConfig, Vm};
+use vmm::{BuildError, Config, Crash, Exit, RunError, SerialConfig, Subscriber, Vm};
 
 use crate::cli::RunArguments;
 use crate::signals::{Signals, Watcher};
-use crate::terminal::{self, RawTerminal, Slot};
+use crate::terminal::{self, Keyboard, RawTerminal};
 use crate::{STATUS_USAGE, logging, print_error};
 
 /// The exit status when the host failed while the VM ran.
@@ -86,9 +86,9 @@ fn start(arguments: RunArguments) -> Result<Exit, Failure> {
     let RunArguments { kernel, initrd, cmdline, pvh, rootfs, disk, cpus, memory, serial, grace, name, .. } = arguments;
     let config = Config { name, kernel, pvh, initrd, cmdline, rootfs, disks: disk, cpus, memory, serial };
     let signals = Signals::catch()?;
-    let slot = Slot::default();
     let interactive = config.serial == SerialConfig::Stdio && io::stdin().is_terminal();
-    let console = if interactive { Some(terminal::console(slot.clone())?) } else { None };
+    let (console, guest) =
+        if interactive { terminal::console().map(|(c, g)| (Some(c), Some(g)))? } else { (None, None) };
     let vm = Vm::build(&config, console)?;
     if !vmm::doctor::has_hardware_virtualization() {
         tracing::warn!(
@@ -96,12 +96,12 @@ fn start(arguments: RunArguments) -> Result<Exit, Failure> {
         );
     }
     let control = vm.control();
-    // The slot is empty until here.
-    let _ = slot.set(control.clone());
-    let watcher = Watcher { signals, control, grace, seen: false };
+    let keyboard = guest.map(|guest| Keyboard::new(guest, control.clone())).transpose()?;
+    let mut subscribers: Vec<Subscriber> = vec![Box::new(Watcher { signals, control, grace, seen: false })];
+    subscribers.extend(keyboard.map(|keyboard| Box::new(keyboard) as Subscriber));
     // Raw from the last moment on that can fail before the guest runs, and until its threads have ended.
     let terminal = if interactive { RawTerminal::enter()? } else { None };
-    let exit = vm.run(vec![Box::new(watcher)]);
+    let exit = vm.run(subscribers);
     drop(terminal);
     Ok(exit?)
 }

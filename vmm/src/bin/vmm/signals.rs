@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! SIGTERM, SIGINT and SIGHUP: the first one asks the guest to power off, the second one stops the VM.
+//! SIGTERM, SIGINT, SIGHUP and SIGQUIT: the first one asks the guest to power off, the second one stops the VM.
 
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use vmm::Control;
 use vmm::event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
@@ -19,7 +19,7 @@ impl Signals {
     pub(crate) fn catch() -> io::Result<Self> {
         let (pipe, write) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
-        for signal in [SIGTERM, SIGINT, SIGHUP] {
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
         Ok(Self { pipe })

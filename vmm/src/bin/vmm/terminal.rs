@@ -3,10 +3,12 @@
 //! The terminal: raw while the VM runs, as it was before on every way out.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 use rustix::termios::{self, OptionalActions, OutputModes, Termios};
+use vmm::event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm::{Console, Control};
 
 use crate::escape::{Action, Escape};
@@ -49,45 +51,57 @@ impl Drop for RawTerminal {
     }
 }
 
-/// What a person types, without the keys that are for the VMM.
-struct Keyboard {
+/// What a person types: read at once, so that the keys work however busy the guest is, and handed on to it as it likes.
+pub(crate) struct Keyboard {
     input: File,
     escape: Escape,
-    control: Slot,
+    control: Control,
+    /// Where the guest's console reads; never waited for.
+    guest: UnixStream,
 }
 
-/// Holds the VM's control from the moment on when there is a VM.
-pub(crate) type Slot = std::sync::Arc<std::sync::OnceLock<Control>>;
+/// A console on the terminal, and the end of its input that a [`Keyboard`] fills.
+pub(crate) fn console() -> io::Result<(Console, UnixStream)> {
+    let (guest, input) = UnixStream::pair()?;
+    guest.set_nonblocking(true)?;
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    Ok((Console { input: Some(Box::new(input)), output: Box::new(output) }, guest))
+}
 
-impl Read for Keyboard {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let len = self.input.read(bytes)?;
-        if len == 0 {
-            return Ok(0);
+impl Keyboard {
+    pub(crate) fn new(guest: UnixStream, control: Control) -> io::Result<Self> {
+        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        Ok(Self { input, escape: Escape::default(), control, guest })
+    }
+
+    fn act(control: &Control, action: Action) {
+        match action {
+            // A terminal that can't be written to can't show them.
+            Action::Help => drop(io::stderr().write_all(KEYS.as_bytes())),
+            Action::Stop => control.stop(),
+            Action::PowerButton => control.power_button(),
         }
-        let control = &self.control;
-        let kept = self.escape.filter(&mut bytes[..len], |action| match (action, control.get()) {
-            (Action::Help, _) => eprint!("{KEYS}"),
-            (Action::Stop, Some(control)) => control.stop(),
-            (Action::PowerButton, Some(control)) => control.power_button(),
-            (_, None) => (),
-        });
-        // Nothing is left for the guest, but this is no end of the input.
-        if kept == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(kept) }
     }
 }
 
-impl AsRawFd for Keyboard {
-    fn as_raw_fd(&self) -> RawFd {
-        self.input.as_raw_fd()
+impl MutEventSubscriber for Keyboard {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        if let Err(error) = ops.add(Events::new(&self.input, EventSet::IN)) {
+            tracing::error!("the terminal can't be watched: {error}");
+        }
     }
-}
 
-/// A console on the terminal.
-pub(crate) fn console(control: Slot) -> io::Result<Console> {
-    let (stdin, stdout) = (io::stdin(), io::stdout());
-    let input = File::from(stdin.as_fd().try_clone_to_owned()?);
-    let output = File::from(stdout.as_fd().try_clone_to_owned()?);
-    let keyboard = Keyboard { input, escape: Escape::default(), control };
-    Ok(Console { input: Some(Box::new(keyboard)), output: Box::new(output) })
+    fn process(&mut self, _: Events, ops: &mut EventOps<'_>) {
+        let mut bytes = [0; 256];
+        match self.input.read(&mut bytes) {
+            Ok(len @ 1..) => {
+                let kept = self.escape.filter(&mut bytes[..len], |action| Self::act(&self.control, action));
+                // What a guest that doesn't read has not taken after some 200 KiB of typing is lost.
+                let _ = self.guest.write_all(&bytes[..kept]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            // The terminal is gone.
+            _ => drop(ops.remove(Events::new(&self.input, EventSet::IN))),
+        }
+    }
 }
