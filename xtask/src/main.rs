@@ -2,6 +2,7 @@
 
 //! The project's chores. `cargo xtask --help` lists them.
 
+mod bench;
 mod demo;
 mod fmt;
 mod guest;
@@ -71,6 +72,20 @@ enum Chore {
         /// Mend what can be mended
         #[arg(long)]
         fix: bool,
+    },
+    /// Measure what it costs to start a guest, with vmm and with other VMMs in turn
+    ///
+    /// Prints a Markdown table with medians, spread and ratios. Runs on this machine's KVM where that runs unmodified
+    /// kernels, else in the testbed, where times mean nothing but their ratios do.
+    #[command(after_help = "Example:\n  cargo xtask bench --peer firecracker=/tmp/firecracker --runs 20")]
+    Bench {
+        /// Another VMM's static program; may be repeated. The name tells how it is started: firecracker, or vmm for
+        /// another build of ours; it may go on with a dash, as in firecracker-1.12
+        #[arg(long = "peer", value_name = "NAME=PATH", value_parser = bench::parse_peer)]
+        peers: Vec<bench::Peer>,
+        /// How often each is measured
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
     },
     /// Build the book in Guide/ into target/guide/, and check the links of all pages
     Guide {
@@ -180,6 +195,7 @@ fn run(chore: Chore, workspace: &Workspace) -> Result<i32> {
         Chore::Demo { interactive, testbed } => demo::main(workspace, interactive, testbed),
         Chore::Test { only, linux_threads, filter } => test::main(workspace, &Wish { only, linux_threads, filter }),
         Chore::Fmt { fix } => fmt::main(workspace, fix),
+        Chore::Bench { peers, runs } => bench::main(workspace, &peers, runs),
         Chore::Guide { links } => guide::main(workspace, links),
         Chore::Guest { update } => guest::main(workspace, update).map(|()| 0),
         Chore::Testbed(arguments) => testbed::run(workspace, &arguments.request(), &mut pass_on),

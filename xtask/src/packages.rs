@@ -22,6 +22,8 @@ pub(crate) const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qe
 pub(crate) const MKFS: Tool = Tool { program: "mkfs.ext4", package: "e2fsprogs" };
 /// Reads file systems in files.
 pub(crate) const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
+/// Takes the symbols out of programs.
+pub(crate) const STRIP: Tool = Tool { program: "strip", package: "binutils" };
 /// The user land of guests and testbed. The package named plain `busybox` needs libraries that they don't have.
 pub(crate) const BUSYBOX: Tool = Tool { program: "busybox", package: "busybox-static" };
 

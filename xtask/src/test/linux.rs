@@ -97,7 +97,8 @@ fn emulated(workspace: &Workspace, name: &str, tests: &Path, threads: &str, filt
         let printed = String::from_utf8_lossy(&printed);
         match status {
             Ok(status) => {
-                ended.counts += count_skips(Counts::of_libtest(&printed).fail_unless(status == 0), &out.join("skipped"));
+                ended.counts +=
+                    count_skips(Counts::of_libtest(&printed).fail_unless(status == 0), &out.join("skipped"));
                 return Ok(ended.counts);
             }
             Err(error) if error.is::<Died>() && attempt < ATTEMPTS => {

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! One run of a VMM: started, listened to, and waited for.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{smaps, sys};
+
+/// More than any run has taken, even in an emulated host: a run that takes longer has failed.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A VMM that runs, with its guest's serial port on its standard output.
+#[derive(Debug)]
+pub struct Running {
+    /// `None` from the moment on when it is waited for.
+    child: Option<Child>,
+    output: ChildStdout,
+    errors: File,
+    started: Instant,
+    seen: Vec<u8>,
+}
+
+impl Running {
+    /// Starts the command; time counts from here.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let errors = tempfile::tempfile().context("can't make a temporary file")?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone()?);
+        let started = Instant::now();
+        let mut child =
+            command.spawn().with_context(|| format!("can't run {}", command.get_program().to_string_lossy()))?;
+        let output = child.stdout.take().context("the standard output is no pipe")?;
+        Ok(Self { child: Some(child), output, errors, started, seen: Vec::new() })
+    }
+
+    /// Reads until the output holds `marker`; the time since the start.
+    pub fn wait_for(&mut self, marker: &[u8]) -> Result<Duration> {
+        loop {
+            if !self.read_more()? {
+                bail!("it ended before the guest said {:?}{}", String::from_utf8_lossy(marker), self.said());
+            }
+            let now = self.started.elapsed();
+            if self.seen.windows(marker.len()).any(|window| window == marker) {
+                return Ok(now);
+            }
+        }
+    }
+
+    /// What it holds of memory beside its guest's, in bytes. It stands still while it is looked at.
+    pub fn resident_outside_guest_ram(&self) -> Result<u64> {
+        let child = self.child.as_ref().context("it has ended")?;
+        let pid = Pid::from_child(child);
+        kill_process(pid, Signal::STOP)?;
+        let maps = fs::read_to_string(format!("/proc/{}/smaps", child.id()));
+        kill_process(pid, Signal::CONT)?;
+        smaps::resident_outside_guest_ram(&maps?).context("/proc/PID/smaps is not as it is known")
+    }
+
+    /// Reads the rest of the output and waits for the end: the processor time that it took.
+    pub fn wait(mut self) -> Result<Duration> {
+        while self.read_more()? {}
+        let child = self.child.take().context("it has ended already")?;
+        let (status, time): (ExitStatus, Duration) = sys::wait(child)?;
+        if !status.success() {
+            bail!("it ended with {status}{}", self.said());
+        }
+        Ok(time)
+    }
+
+    /// `false` when there is no more to come.
+    fn read_more(&mut self) -> Result<bool> {
+        let mut buffer = [0; 4096];
+        loop {
+            let left = TIMEOUT.saturating_sub(self.started.elapsed());
+            match sys::wait_readable(self.output.as_fd(), left) {
+                Ok(true) => (),
+                Ok(false) => bail!("it took longer than {} s{}", TIMEOUT.as_secs(), self.said()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            }
+            let read = self.output.read(&mut buffer)?;
+            self.seen.extend_from_slice(&buffer[..read]);
+            return Ok(read > 0);
+        }
+    }
+
+    /// The end of what came out of it, for an error.
+    fn said(&mut self) -> String {
+        let mut errors = String::new();
+        // Without it there is less to tell.
+        let _ = self.errors.rewind().and_then(|()| self.errors.read_to_string(&mut errors));
+        let last =
+            |text: &str| text.trim().lines().rev().take(5).map(|line| format!("\n    {line}")).collect::<String>();
+        format!("; last lines, newest first:{}{}", last(&errors), last(&String::from_utf8_lossy(&self.seen)))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Both fail only for a process that is gone.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Running {
+        Running::start(Command::new("sh").args(["-c", script])).unwrap()
+    }
+
+    #[test]
+    fn a_marker_is_found_and_the_end_waited_for() {
+        let mut running = shell("echo before; printf 'hel'; echo 'lo from'; echo after");
+        running.wait_for(b"hello").unwrap();
+        running.wait().unwrap();
+    }
+
+    #[test]
+    fn memory_is_looked_at_while_it_runs() {
+        let mut running = shell("echo ready; read line; echo done");
+        running.wait_for(b"ready").unwrap();
+        assert!(running.resident_outside_guest_ram().unwrap() > 0);
+        running.wait_for(b"done").unwrap();
+        running.wait().unwrap();
+    }
+
+    #[test]
+    fn a_failure_tells_what_was_said() {
+        let error = shell("echo why >&2").wait_for(b"marker").unwrap_err().to_string();
+        assert!(error.contains("marker") && error.contains("why"), "{error}");
+        let error = shell("echo because; exit 3").wait().unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("because"), "{error}");
+    }
+}

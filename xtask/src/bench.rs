@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `cargo xtask bench`: what it costs to start a guest, our VMM and others measured in turn.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::packages::{self, STRIP};
+use crate::progress::note;
+use crate::testbed::{self, Request};
+use crate::workspace::Workspace;
+use crate::{guest, host, pass_on, process, static_build};
+
+/// More than hundreds of runs take.
+const TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Another VMM's program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    name: String,
+    path: PathBuf,
+}
+
+/// `NAME=PATH`; which names there are is for the harness to say.
+pub(crate) fn parse_peer(text: &str) -> Result<Peer, String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !name.contains('/') && !path.is_empty() => {
+            Ok(Peer { name: name.to_owned(), path: path.into() })
+        }
+        _ => Err("write it as NAME=PATH".to_owned()),
+    }
+}
+
+/// Runs the harness; its exit status is that of the harness.
+pub(crate) fn main(workspace: &Workspace, peers: &[Peer], runs: u32) -> Result<i32> {
+    packages::ensure(&[STRIP])?;
+    let build = ["build", "--package", "vmm-benches", "--bin", "startup"];
+    let harness = static_build::executable(workspace, &build, "startup")?;
+    let vmm = static_build::executable(workspace, &["build", "--package", "vmm", "--bin", "vmm"], "vmm")?;
+    let guest = guest::ensure(workspace)?;
+    let share = tempfile::tempdir()?;
+    let programs = share.path();
+    fs::copy(&harness, programs.join("startup")).with_context(|| format!("can't copy {}", harness.display()))?;
+    // Measured as they would be shipped; and there is no strip in the testbed.
+    strip(&vmm, &programs.join("vmm"))?;
+    for (index, peer) in peers.iter().enumerate() {
+        strip(&peer.path, &programs.join(file_name(index)))?;
+    }
+    if host::runs_unmodified_kernels(&vmm) {
+        let mut command = Command::new(programs.join("startup"));
+        command.args(arguments(programs, &guest.vmlinux, &guest.initrd, &guest.rootfs, peers, runs));
+        let status = command.status().with_context(|| format!("can't run {}", harness.display()))?;
+        return Ok(status.code().unwrap_or(1));
+    }
+    note("this machine's KVM doesn't run unmodified kernels: measuring in the testbed, where only ratios count");
+    let in_guest = |name: &str| Path::new("/guest").join(name);
+    let (kernel, initrd, rootfs) = (in_guest("vmlinux"), in_guest("initrd"), in_guest("rootfs.ext4"));
+    let mut command = vec!["/share/startup".to_owned()];
+    command.extend(arguments(Path::new("/share"), &kernel, &initrd, &rootfs, peers, runs));
+    let request = Request { share: Some(programs.to_owned()), timeout: Some(TIMEOUT), ..Request::new(command) };
+    testbed::run(workspace, &request, &mut pass_on)
+}
+
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    process::output(Command::new("strip").arg("-o").arg(to).arg(from)).map(drop)
+}
+
+fn file_name(index: usize) -> String {
+    format!("peer{index}")
+}
+
+fn arguments(programs: &Path, kernel: &Path, initrd: &Path, rootfs: &Path, peers: &[Peer], runs: u32) -> Vec<String> {
+    let shown = |path: &Path| path.display().to_string();
+    let mut arguments = vec!["--runs".to_owned(), runs.to_string()];
+    for (flag, path) in
+        [("--vmm", programs.join("vmm").as_path()), ("--kernel", kernel), ("--initrd", initrd), ("--rootfs", rootfs)]
+    {
+        arguments.extend([flag.to_owned(), shown(path)]);
+    }
+    for (index, peer) in peers.iter().enumerate() {
+        let path = programs.join(file_name(index));
+        arguments.extend(["--peer".to_owned(), format!("{}={}", peer.name, shown(&path))]);
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_has_a_name_and_a_path() {
+        let peer = parse_peer("firecracker-1.12=/p/a=b").unwrap();
+        assert_eq!((peer.name.as_str(), peer.path.as_path()), ("firecracker-1.12", Path::new("/p/a=b")));
+        for text in ["", "firecracker", "=/p", "firecracker=", "/tmp/x=y"] {
+            assert!(parse_peer(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_harness_is_told_where_everything_is() {
+        let peers = [parse_peer("firecracker=/elsewhere/fc").unwrap()];
+        let [s, k, i, r] = ["/s", "/g/k", "/g/i", "/g/r"].map(Path::new);
+        let expected = "--runs 3 --vmm /s/vmm --kernel /g/k --initrd /g/i --rootfs /g/r --peer firecracker=/s/peer0";
+        assert_eq!(arguments(s, k, i, r, &peers, 3).join(" "), expected);
+    }
+}
