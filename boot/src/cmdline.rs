@@ -14,10 +14,10 @@ const ROOM: usize = layout::CMDLINE_SPACE as usize - 1;
 #[non_exhaustive]
 pub enum Error {
     /// It would end in the middle.
-    #[error("the command line has a NUL at byte {0}: the kernel would stop reading there")]
+    #[error("has a NUL at byte {0}: the kernel would stop reading there")]
     Nul(usize),
     /// The kernel would cut it off.
-    #[error("the command line has {length} bytes and the kernel takes {limit}: make it shorter by {}", .length.saturating_sub(*.limit))]
+    #[error("has {length} bytes and the kernel takes {limit}: make it shorter by {}", .length.saturating_sub(*.limit))]
     TooLong {
         /// Its bytes.
         length: usize,
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(check(&[b'a'; 2047], LIMIT), Ok(()));
         assert_eq!(
             check(&[b'a'; 2049], LIMIT).unwrap_err().to_string(),
-            "the command line has 2049 bytes and the kernel takes 2047: make it shorter by 2"
+            "has 2049 bytes and the kernel takes 2047: make it shorter by 2"
         );
         assert_eq!(check(&[b'a'; 0x1_0000], usize::MAX), Err(Error::TooLong { length: 0x1_0000, limit: 0xffff }));
         assert_eq!(check(b"ab\0c", LIMIT), Err(Error::Nul(2)));

@@ -15,6 +15,12 @@ pub(crate) fn runs_unmodified_kernels(vmm: &Path) -> bool {
     answer.is_ok_and(|output| says_yes(&String::from_utf8_lossy(&output.stdout)))
 }
 
+/// Whether the processor can run guests. Without that, the testbed will be wanted.
+pub(crate) fn has_virtualization() -> bool {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpuinfo.split_whitespace().any(|word| word == "vmx" || word == "svm")
+}
+
 fn says_yes(answer: &str) -> bool {
     let report: Value = serde_json::from_str(answer).unwrap_or_default();
     report["can_run_unmodified_kernels"] == true

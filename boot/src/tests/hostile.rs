@@ -223,11 +223,7 @@ fn every_malformed_bzimage_header_is_named() {
             &[(0x260, &0x20_0001u32.to_le_bytes())],
             "needs memory up to 0x400001 and there is none behind 0x400000: give the guest 5 MiB or more",
         ),
-        (
-            "no command line",
-            &[(0x238, &[0; 4])],
-            "the command line has 22 bytes and the kernel takes 0: make it shorter by 22",
-        ),
+        ("no command line", &[(0x238, &[0; 4])], "has 22 bytes and the kernel takes 0: make it shorter by 22"),
         (
             "no room for an initrd",
             &[(0x236, &[1, 0]), (0x22c, &[0; 4])],

@@ -15,6 +15,10 @@ use super::exits::{self, Next};
 use super::run_page::RunPage;
 use crate::exit::{Ending, RunError};
 
+/// Bytes of a vCPU thread's stack: many times what the deepest exit needs. The default of 2 MiB may get a huge page, all
+/// of which is then resident.
+const STACK: usize = 256 << 10;
+
 /// What the guest can reach, and what ends it: shared by all vCPUs.
 #[derive(Debug)]
 pub(crate) struct Machinery {
@@ -51,6 +55,7 @@ pub(crate) fn start(index: u32, vcpu: VcpuFd, machinery: Arc<Machinery>) -> Resu
     let shared = page.clone();
     let thread = thread::Builder::new()
         .name(format!("vcpu{index}"))
+        .stack_size(STACK)
         .spawn(move || run(index, vcpu, &shared, &machinery))
         .map_err(cant)?;
     Ok(VcpuThread { index, thread, page })

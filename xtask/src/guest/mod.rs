@@ -20,11 +20,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::packages::{self, BUSYBOX, MKFS};
+use crate::packages::{self, BUSYBOX, DEBUGFS, MKFS, QEMU};
 use crate::progress::{Step, note};
 use crate::stamp::{self, Recipe};
 use crate::workspace::Workspace;
-use crate::{process, static_build};
+use crate::{host, process, static_build};
 
 /// The files of a guest.
 #[derive(Debug)]
@@ -68,7 +68,9 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Guest> {
 }
 
 fn make(workspace: &Workspace, update: bool) -> Result<(Guest, bool)> {
-    packages::ensure(&[MKFS, BUSYBOX])?;
+    // All that the chores around a guest will want, so that whoever has to install it by hand does so once.
+    let emulator = (!host::has_virtualization()).then_some(QEMU);
+    packages::ensure(&[MKFS, BUSYBOX, DEBUGFS].into_iter().chain(emulator).collect::<Vec<_>>())?;
     let init = static_build::executable(workspace, &["build", "--package", "guest-init"], "guest-init")?;
     let folder = workspace.target("guest");
     let _lock = stamp::lock(&folder)?;

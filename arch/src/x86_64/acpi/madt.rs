@@ -27,7 +27,7 @@ const ENABLED: u32 = 1;
 pub(super) fn table(vcpus: u32) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend_from_slice(&u32::to_le_bytes(layout::LAPIC as u32));
-    // Flags: no PCAT_COMPAT. Where KVM puts a pair of 8259s, nothing is wired to it.
+    // Flags: no PCAT_COMPAT. KVM has a pair of 8259s, but nothing tells a guest to use them.
     body.extend_from_slice(&0u32.to_le_bytes());
 
     for id in 0..vcpus {

@@ -17,6 +17,10 @@ use crate::virtio::device::QueueResources;
 use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::{Queue, QueueError, QueueState};
 
+/// Bytes of a worker's stack: many times what a request needs. The default of 2 MiB may get a huge page, all of which is
+/// then resident.
+const STACK: usize = 256 << 10;
+
 /// A running queue.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -39,7 +43,7 @@ impl Worker {
         let doorbell = kick.try_clone()?;
         doorbell.write(1)?;
         let (stopped, name) = (stop.clone(), disk.to_owned());
-        let thread = thread::Builder::new().name(format!("{disk} q{index}")).spawn(move || {
+        let thread = thread::Builder::new().name(format!("{disk} q{index}")).stack_size(STACK).spawn(move || {
             let guard = FailGuard(&notifier);
             let mut server = Server { name: &name, image: &image, write_through, io: VectoredIo::default() };
             let mut chain = Chain::with_capacity(256);
