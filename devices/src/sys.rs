@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_memory::GuestMemoryBackend;
 
@@ -35,7 +36,7 @@ unsafe impl Send for VectoredIo {}
 
 impl VectoredIo {
     /// Moves all of `segments` from or to `offset` in the file. Gives how many bytes were moved, with the error that
-    /// ended it early, if any; the end of the file is `UnexpectedEof`.
+    /// ended it early, if any; the end of the file is `UnexpectedEof`, and a stop is `Interrupted`.
     pub(crate) fn transfer(
         &mut self,
         direction: Direction,
@@ -43,10 +44,11 @@ impl VectoredIo {
         mem: &GuestRam,
         segments: &[Segment],
         offset: u64,
+        stopped: &AtomicBool,
     ) -> (u32, io::Result<()>) {
         let result = self.gather(mem, segments);
         let outcome = match result {
-            Ok(()) => self.run(direction, file, offset),
+            Ok(()) => self.run(direction, file, offset, stopped),
             Err(error) => (0, Err(error)),
         };
         self.iovecs.clear();
@@ -66,13 +68,22 @@ impl VectoredIo {
         Ok(())
     }
 
-    fn run(&mut self, direction: Direction, file: &File, offset: u64) -> (u32, io::Result<()>) {
+    fn run(&mut self, direction: Direction, file: &File, offset: u64, stopped: &AtomicBool) -> (u32, io::Result<()>) {
         let (mut done, mut first) = (0u32, 0usize);
         loop {
             let Some(rest) = self.iovecs.get(first..).filter(|rest| !rest.is_empty()) else { return (done, Ok(())) };
             let at = offset.checked_add(u64::from(done)).and_then(|at| libc::off_t::try_from(at).ok());
             let Some(at) = at else { return (done, Err(io::ErrorKind::FileTooLarge.into())) };
-            let count = libc::c_int::try_from(rest.len().min(MAX_IOVECS)).unwrap_or(libc::c_int::MAX);
+            if stopped.load(Ordering::Acquire) {
+                return (done, Err(io::ErrorKind::Interrupted.into()));
+            }
+            // A piece at a time, so that a request of 4 GiB doesn't hold up a stop.
+            let mut room = PIECE;
+            let fits = |iovec: &&libc::iovec| room.checked_sub(iovec.iov_len).inspect(|left| room = *left).is_some();
+            let count = rest.iter().take(MAX_IOVECS).take_while(fits).count();
+            let clipped = rest.first().map(|iovec| libc::iovec { iov_len: iovec.iov_len.min(PIECE), ..*iovec });
+            let rest = if count == 0 { clipped.as_slice() } else { rest };
+            let count = libc::c_int::try_from(count.max(1)).unwrap_or(libc::c_int::MAX);
             let fd = file.as_raw_fd();
             let moved = match direction {
                 // SAFETY: `rest` holds at least `count` iovecs. Each was made by `gather` from a slice of `mem`, which
@@ -113,6 +124,9 @@ impl VectoredIo {
     }
 }
 
+/// The most bytes that one call moves.
+const PIECE: usize = 1 << 20;
+
 /// The most that one call takes (IOV_MAX in Linux).
 const MAX_IOVECS: usize = 1024;
 
@@ -124,6 +138,8 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
+
+    static GO: AtomicBool = AtomicBool::new(false);
 
     fn segments(parts: &[(u64, u32)]) -> Vec<Segment> {
         parts.iter().map(|&(address, len)| Segment { address: GuestAddress(address), len }).collect()
@@ -138,13 +154,13 @@ mod tests {
         let mut io = VectoredIo::default();
         // The second one lies across two regions.
         let parts = segments(&[(0x10, 50), (0xfff, 100)]);
-        let (done, result) = io.transfer(Direction::Read, &file, &mem, &parts, 20);
+        let (done, result) = io.transfer(Direction::Read, &file, &mem, &parts, 20, &GO);
         assert_eq!((done, result.is_ok()), (150, true));
         let mut seen = [0; 102];
         mem.read_slice(&mut seen, GuestAddress(0xffe)).unwrap();
         assert_eq!((seen[0], &seen[1..101], seen[101]), (0, &content[70..170], 0));
 
-        let (done, result) = io.transfer(Direction::Write, &file, &mem, &parts, 1000);
+        let (done, result) = io.transfer(Direction::Write, &file, &mem, &parts, 1000, &GO);
         assert_eq!((done, result.is_ok()), (150, true));
         let mut back = [0; 150];
         file.read_exact_at(&mut back, 1000).unwrap();
@@ -158,7 +174,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[1; 100], 0).unwrap();
         let parts = segments(&[(0, 64), (0x100, 64)]);
-        let (done, result) = VectoredIo::default().transfer(Direction::Read, &file, &mem, &parts, 0);
+        let (done, result) = VectoredIo::default().transfer(Direction::Read, &file, &mem, &parts, 0, &GO);
         assert_eq!((done, result.unwrap_err().kind()), (100, io::ErrorKind::UnexpectedEof));
     }
 
@@ -167,7 +183,7 @@ mod tests {
         let mem = GuestRam::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
         let file = tempfile::tempfile().unwrap();
         let parts = segments(&[(0, 64), (0xff0, 64)]);
-        let (done, result) = VectoredIo::default().transfer(Direction::Write, &file, &mem, &parts, 0);
+        let (done, result) = VectoredIo::default().transfer(Direction::Write, &file, &mem, &parts, 0, &GO);
         assert!(done == 0 && result.is_err());
         assert_eq!(file.metadata().unwrap().len(), 0);
     }
@@ -177,7 +193,22 @@ mod tests {
         let mem = GuestRam::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         let file = tempfile::tempfile().unwrap();
         let parts: Vec<_> = (0..3000).map(|i| Segment { address: GuestAddress(i * 8), len: 3 }).collect();
-        let (done, result) = VectoredIo::default().transfer(Direction::Write, &file, &mem, &parts, 0);
+        let (done, result) = VectoredIo::default().transfer(Direction::Write, &file, &mem, &parts, 0, &GO);
         assert_eq!((done, result.is_ok(), file.metadata().unwrap().len()), (9000, true, 9000));
+    }
+
+    #[test]
+    fn a_large_request_is_moved_whole_unless_it_is_stopped() {
+        let mem = GuestRam::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8 << 20).unwrap();
+        file.write_all_at(&[7; 5], (8 << 20) - 5).unwrap();
+        let parts = segments(&[(0, 5 << 20), (5 << 20, 100), ((5 << 20) + 100, (3 << 20) - 100)]);
+        let (done, result) = VectoredIo::default().transfer(Direction::Read, &file, &mem, &parts, 0, &GO);
+        assert_eq!((done, result.is_ok()), (8 << 20, true));
+        assert_eq!(mem.read_obj::<[u8; 5]>(GuestAddress((8 << 20) - 5)).unwrap(), [7; 5]);
+        let stopped = AtomicBool::new(true);
+        let (done, result) = VectoredIo::default().transfer(Direction::Read, &file, &mem, &parts, 0, &stopped);
+        assert_eq!((done, result.unwrap_err().kind()), (0, io::ErrorKind::Interrupted));
     }
 }

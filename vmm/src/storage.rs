@@ -42,7 +42,7 @@ fn open(what: &str, path: &Path, write: bool) -> io::Result<File> {
 
 fn file_error(what: &'static str, path: &Path, error: &io::Error, read_only_cure: Option<&str>) -> BuildError {
     let is_directory = path.is_dir();
-    let readable = || File::open(path).is_ok();
+    let readable = || open(what, path, false).is_ok();
     let text = match error.kind() {
         _ if is_directory => "is a directory".to_owned(),
         io::ErrorKind::NotFound if path.is_symlink() => "is a link to a file that is not there".to_owned(),

@@ -82,6 +82,9 @@ pub enum QueueError {
         /// Descriptors.
         size: u16,
     },
+    /// The available index said that there is a chain, and then that there is none.
+    #[error("the available index went back")]
+    AvailIndexWentBack,
     /// The available ring names a descriptor that does not exist.
     #[error("head {head} is beyond the {size} descriptors of the queue")]
     HeadOutOfRange {

@@ -17,6 +17,9 @@ use super::output::Client;
 /// The most that is read at once: the port's FIFO is smaller.
 const CHUNK: usize = 64;
 
+/// How often that is done before others are served.
+const TURNS: usize = 16;
+
 /// Feeds the serial port.
 pub(crate) struct SerialInput {
     port: Arc<SerialPort>,
@@ -26,6 +29,10 @@ pub(crate) struct SerialInput {
     watching: Watching,
     /// Where the next source comes from when there is none.
     socket: Option<Socket>,
+    /// Whether the socket's clients are waited for.
+    listening: bool,
+    /// What was read and not taken.
+    held: Vec<u8>,
 }
 
 /// A socket that one client at a time is served on; others wait in its backlog.
@@ -43,6 +50,8 @@ enum Watching {
     Readable,
     /// Not now: the port is full.
     Paused,
+    /// Not any more: the client is gone, though the port has not taken all that it sent.
+    Gone,
     /// A file, which epoll doesn't take: it always has something, until its end.
     Always,
 }
@@ -54,7 +63,7 @@ impl SerialInput {
             InputFrom::Source(source) => (Some(source), None),
             InputFrom::Socket(socket) => (None, Some(socket)),
         };
-        Self { port, drained, source, watching: Watching::Readable, socket }
+        Self { port, drained, source, watching: Watching::Readable, socket, listening: false, held: Vec::new() }
     }
 
     /// Takes the next client of the socket.
@@ -69,17 +78,16 @@ impl SerialInput {
             Err(error) => {
                 // Out of descriptors, say: to be told again and again would help nobody.
                 tracing::warn!("serial socket: no more clients are taken: {error}");
-                let _ = ops.remove(Events::new(&socket.listener, EventSet::IN));
-                return;
+                return self.listen(false, ops);
             }
         };
         let cloned = client.set_nonblocking(true).and_then(|()| client.try_clone());
         let Ok(output) = cloned.inspect_err(|error| tracing::warn!("serial socket: {error}")) else { return };
-        if let Err(error) = ops.remove(Events::new(&socket.listener, EventSet::IN)) {
-            tracing::warn!("serial socket: {error}");
-        }
         *socket.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(output);
+        self.listen(false, ops);
+        // One that has gone may have left something that no guest has read.
         self.source = Some(Box::new(client));
+        self.held.clear();
         self.start_watching(ops);
     }
 
@@ -101,36 +109,36 @@ impl SerialInput {
 
     /// Moves what there is room for.
     fn feed(&mut self, ops: &mut EventOps<'_>) {
-        loop {
+        // However fast the guest reads, there are others to be served.
+        for _ in 0..TURNS {
             let room = self.port.room().min(CHUNK);
             if room == 0 {
                 return self.watch(Watching::Paused, ops);
             }
-            let Some(source) = &mut self.source else { return };
-            let mut bytes = [0; CHUNK];
-            match source.read(&mut bytes[..room]) {
-                Ok(0) => return self.end(ops),
-                Ok(len) => {
-                    let taken = self.port.receive(&bytes[..len]);
-                    if taken < len {
-                        tracing::debug!(
-                            bytes = len - taken,
-                            "serial input was lost: the guest has the port in loopback"
-                        );
+            if self.held.is_empty() {
+                let Some(source) = &mut self.source else { return };
+                let mut bytes = [0; CHUNK];
+                match source.read(&mut bytes[..room]) {
+                    Ok(0) => return self.end(ops),
+                    Ok(len) => self.held.extend_from_slice(&bytes[..len]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                    Err(error) => {
+                        tracing::warn!("serial input has ended: {error}");
+                        return self.end(ops);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    tracing::warn!("serial input has ended: {error}");
-                    return self.end(ops);
-                }
             }
-            if self.watching != Watching::Always {
+            // A guest that has put the port into loopback meanwhile takes none; what is left is for later.
+            let taken = self.port.receive(&self.held);
+            self.held.drain(..taken);
+            if self.watching == Watching::Readable {
                 // Reading once more could block; epoll tells when it can't.
                 return;
             }
         }
+        // A full counter calls us back just as well.
+        let _ = self.drained.write(1);
     }
 
     fn watch(&mut self, watching: Watching, ops: &mut EventOps<'_>) {
@@ -141,8 +149,19 @@ impl SerialInput {
                 self.watching = Watching::Always;
                 Ok(())
             }
+            (Watching::Readable, Watching::Paused) if self.socket.is_some() => {
+                // That the client is gone is still told.
+                ops.modify(Events::new(&Fd(source.as_raw_fd()), EventSet::empty()))
+            }
+            (Watching::Paused, Watching::Readable) if self.socket.is_some() => {
+                ops.modify(Events::new(&Fd(source.as_raw_fd()), EventSet::IN))
+            }
             (Watching::Readable, Watching::Paused) => ops.remove(Events::new(&Fd(source.as_raw_fd()), EventSet::IN)),
             (Watching::Paused, Watching::Readable) => ops.add(Events::new(&Fd(source.as_raw_fd()), EventSet::IN)),
+            (Watching::Gone, _) => {
+                self.watching = Watching::Gone;
+                Ok(())
+            }
             _ => Ok(()),
         };
         if let Err(error) = failed {
@@ -150,14 +169,47 @@ impl SerialInput {
         }
     }
 
+    /// The source has ended.
     fn end(&mut self, ops: &mut EventOps<'_>) {
-        self.watch(Watching::Paused, ops);
+        self.forget(ops);
         self.source = None;
+    }
+
+    /// The client of a socket is gone. The guest may still read what it sent, and the next one is let in.
+    fn hang_up(&mut self, ops: &mut EventOps<'_>) {
+        self.forget(ops);
+        self.watching = Watching::Gone;
+    }
+
+    /// Doesn't look at the source's descriptor any more.
+    fn forget(&mut self, ops: &mut EventOps<'_>) {
+        let watched = match self.watching {
+            Watching::Readable => true,
+            Watching::Paused => self.socket.is_some(),
+            Watching::Gone | Watching::Always => false,
+        };
+        if let Some(source) = &self.source
+            && watched
+            && let Err(error) = ops.remove(Events::new(&Fd(source.as_raw_fd()), EventSet::IN))
+        {
+            tracing::warn!("serial input: {error}");
+        }
         if let Some(socket) = &self.socket {
             *socket.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            if let Err(error) = ops.add(Events::new(&socket.listener, EventSet::IN)) {
-                tracing::warn!("serial socket: {error}");
-            }
+        }
+        self.listen(true, ops);
+    }
+
+    /// Starts or stops to wait for clients.
+    fn listen(&mut self, listening: bool, ops: &mut EventOps<'_>) {
+        let Some(socket) = &self.socket else { return };
+        if self.listening == listening {
+            return;
+        }
+        self.listening = listening;
+        let listener = Events::new(&socket.listener, EventSet::IN);
+        if let Err(error) = if listening { ops.add(listener) } else { ops.remove(listener) } {
+            tracing::warn!("serial socket: {error}");
         }
     }
 }
@@ -187,11 +239,7 @@ impl MutEventSubscriber for SerialInput {
             tracing::warn!("serial input can't be watched: {error}");
             return;
         }
-        if let Some(socket) = &self.socket
-            && let Err(error) = ops.add(Events::new(&socket.listener, EventSet::IN))
-        {
-            tracing::warn!("serial socket: {error}");
-        }
+        self.listen(true, ops);
         self.start_watching(ops);
     }
 
@@ -200,11 +248,13 @@ impl MutEventSubscriber for SerialInput {
             // Only a counter that is zero fails, and then there is nothing to forget.
             let _ = self.drained.read();
             self.watch(Watching::Readable, ops);
-            if self.watching == Watching::Always {
+            if self.watching != Watching::Readable || !self.held.is_empty() {
                 self.feed(ops);
             }
         } else if self.socket.as_ref().is_some_and(|socket| socket.listener.as_raw_fd() == events.fd()) {
             self.accept(ops);
+        } else if self.watching == Watching::Paused {
+            self.hang_up(ops);
         } else {
             // An end or an error of the source is found by reading.
             self.feed(ops);
@@ -304,6 +354,38 @@ mod tests {
     fn no_input_is_fine() {
         assert_eq!(rig(InputFrom::Nowhere).read(), b"");
         assert_eq!(rig(InputFrom::Source(Box::new(File::open("/dev/null").unwrap()))).read(), b"");
+    }
+
+    #[test]
+    fn a_client_that_leaves_while_the_port_is_full_makes_room_for_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("serial");
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = Client::default();
+        let mut rig = rig(InputFrom::Socket(Socket { listener, client: client.clone() }));
+        let mut first = UnixStream::connect(&path).unwrap();
+        first.write_all(&[b'x'; 1000]).unwrap();
+        while rig.port.room() > 0 {
+            rig.manager.run_with_timeout(0).unwrap();
+        }
+        rig.manager.run_with_timeout(0).unwrap();
+        drop(first);
+        let _second = UnixStream::connect(&path).unwrap();
+        // The hang-up, then the next client; nothing is told for ever.
+        while rig.manager.run_with_timeout(0).unwrap() > 0 {}
+        assert!(client.lock().unwrap().as_ref().is_some_and(|client| client.peer_addr().is_ok()));
+    }
+
+    #[test]
+    fn what_a_client_sent_before_it_left_is_still_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("serial");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut rig = rig(InputFrom::Socket(Socket { listener, client: Client::default() }));
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(&[b'x'; 1000]).unwrap();
+        drop(client);
+        assert_eq!(rig.read(), [b'x'; 1000]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! One request, from its chain to its status byte.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -19,6 +20,8 @@ pub(super) struct Server<'a> {
     pub(super) image: &'a Image,
     pub(super) write_through: bool,
     pub(super) io: VectoredIo,
+    /// Set when the queue is to stop: a long request ends early then.
+    pub(super) stopped: &'a AtomicBool,
 }
 
 /// How a request ended, and how many bytes of data were written to the guest.
@@ -56,13 +59,15 @@ impl Server<'_> {
 
     fn read(&mut self, sector: u64, mem: &GuestRam, chain: &Chain) -> Outcome {
         let Some(offset) = self.image.offset(sector, chain.writable_len()) else { return (spec::S_IOERR, 0) };
-        let (done, result) = self.io.transfer(Direction::Read, &self.image.file, mem, chain.writable(), offset);
+        let (done, result) =
+            self.io.transfer(Direction::Read, &self.image.file, mem, chain.writable(), offset, self.stopped);
         (self.status("read", sector, result), done)
     }
 
     fn write(&mut self, sector: u64, mem: &GuestRam, chain: &Chain) -> Outcome {
         let Some(offset) = self.image.offset(sector, chain.readable_len()) else { return (spec::S_IOERR, 0) };
-        let (_, result) = self.io.transfer(Direction::Write, &self.image.file, mem, chain.readable(), offset);
+        let (_, result) =
+            self.io.transfer(Direction::Write, &self.image.file, mem, chain.readable(), offset, self.stopped);
         match self.status("write", sector, result) {
             spec::S_OK if self.write_through => (self.flush(), 0),
             status => (status, 0),

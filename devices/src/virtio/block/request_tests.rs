@@ -52,8 +52,13 @@ impl Disk {
         driver.submit(buffers);
         let mut chain = Chain::default();
         queue.pop(&mut chain).unwrap().unwrap().1.unwrap();
-        let mut server =
-            Server { name: "vda", image: &self.image, write_through: self.write_through, io: VectoredIo::default() };
+        let mut server = Server {
+            name: "vda",
+            image: &self.image,
+            write_through: self.write_through,
+            io: VectoredIo::default(),
+            stopped: &AtomicBool::new(false),
+        };
         let written = server.serve(&self.mem, &mut chain);
         (self.mem.read_obj(GuestAddress(STATUS)).unwrap(), written)
     }

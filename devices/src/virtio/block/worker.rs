@@ -45,7 +45,8 @@ impl Worker {
         let (stopped, name) = (stop.clone(), disk.to_owned());
         let thread = thread::Builder::new().name(format!("{disk} q{index}")).stack_size(STACK).spawn(move || {
             let guard = FailGuard(&notifier);
-            let mut server = Server { name: &name, image: &image, write_through, io: VectoredIo::default() };
+            let io = VectoredIo::default();
+            let mut server = Server { name: &name, image: &image, write_through, io, stopped: &stopped };
             let mut chain = Chain::with_capacity(256);
             while doorbell.read().is_ok() && !stopped.load(Ordering::Acquire) {
                 let drained = drain(&mut queue, &mut chain, &mut server, &stopped, || notifier.used(index));
@@ -89,9 +90,13 @@ fn drain(
     interrupt: impl Fn(),
 ) -> Result<(), QueueError> {
     let mem = queue.mem().clone();
+    // What `enable_doorbell` said of the turn before.
+    let mut promised = false;
     loop {
         queue.disable_doorbell()?;
+        let mut found = false;
         while let Some((head, usable)) = queue.pop(chain)? {
+            found = true;
             let written = match usable {
                 Ok(()) => server.serve(&mem, chain),
                 Err(error) => {
@@ -109,7 +114,12 @@ fn drain(
                 return Ok(());
             }
         }
-        if !queue.enable_doorbell()? {
+        // A ring whose flags and index are the same bytes, say, would keep us here for ever.
+        if promised && !found {
+            return Err(QueueError::AvailIndexWentBack);
+        }
+        promised = queue.enable_doorbell()?;
+        if !promised || stopped.load(Ordering::Acquire) {
             return Ok(());
         }
     }

@@ -132,6 +132,18 @@ fn a_ring_that_lies_stops_its_queue_and_asks_for_a_reset() {
 }
 
 #[test]
+fn rings_that_overlap_so_that_we_write_their_index_stop_the_queue() {
+    let mut rig = rig();
+    // `used.flags`, which we write, are the two bytes of `avail.idx`.
+    rig.driver.config.avail_ring = 0x2002;
+    rig.driver.config.used_ring = 0x2004;
+    rig.start(QueueState::default());
+    rig.interrupts.config.read().unwrap();
+    assert!(rig.notifier.needs_reset());
+    assert!(rig.block.stop_queue(0).is_some());
+}
+
+#[test]
 fn a_bad_chain_goes_back_empty_and_the_next_one_is_served() {
     let mut rig = rig();
     rig.start(QueueState::default());
