@@ -61,7 +61,7 @@ fn on_this_host(
 }
 
 /// How often the emulated host is started: each time for the tests that have not come to an end yet.
-const ATTEMPTS: u32 = 4;
+const ATTEMPTS: u32 = 6;
 
 fn emulated(workspace: &Workspace, name: &str, tests: &Path, threads: &str, filter: Option<&str>) -> Result<Counts> {
     let share = tempfile::tempdir()?;

@@ -19,6 +19,10 @@ pub use topology::Topology;
 // Leaf 1, ECX.
 const DTES64: u32 = 1 << 2;
 const PDCM: u32 = 1 << 15;
+/// Leaf 1 ECX: Intel's virtualization.
+const VMX: u32 = 1 << 5;
+/// Leaf 0x8000_0001 ECX: AMD's virtualization.
+const SVM: u32 = 1 << 2;
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
@@ -88,6 +92,7 @@ pub fn vcpu_cpuid(supported: &CpuId, vcpus: u32, apic_id: u32) -> Result<CpuId, 
     }
     features(&mut table);
     without_pmu(&mut table);
+    without_nesting(&mut table);
     topology.apply(&mut table, apic_id);
     CpuId::from_entries(&table).map_err(|_| Error::TooManyEntries(table.len()))
 }
@@ -120,6 +125,19 @@ fn features(table: &mut [kvm_cpuid_entry2]) {
             // The register behind this bit is the host's to set.
             0x6 => entry.ecx &= !EPB,
             KVM_FEATURES => entry.eax &= KVM_FEATURES_KEPT,
+            _ => {}
+        }
+    }
+}
+
+/// Hides virtualization itself: what KVM does for a guest's own guests is a large part of the host's kernel that nobody
+/// has asked to be reachable.
+fn without_nesting(table: &mut [kvm_cpuid_entry2]) {
+    for entry in table {
+        match entry.function {
+            0x1 => entry.ecx &= !VMX,
+            0x8000_0001 => entry.ecx &= !SVM,
+            0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
             _ => {}
         }
     }

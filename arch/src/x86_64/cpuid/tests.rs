@@ -131,6 +131,16 @@ fn performance_counters_and_power_bias_are_hidden() {
 }
 
 #[test]
+fn virtualization_itself_is_hidden() {
+    let mut intel = intel();
+    intel.as_mut_slice().iter_mut().filter(|entry| entry.function == 1).for_each(|entry| entry.ecx |= VMX);
+    assert_eq!(leaf(&vcpu_cpuid(&intel, 1, 0).unwrap(), 1, 0).unwrap()[2] & VMX, 0);
+    let mut amd = amd();
+    amd.as_mut_slice().iter_mut().filter(|entry| entry.function == 0x8000_0001).for_each(|entry| entry.ecx |= SVM);
+    assert_eq!(leaf(&vcpu_cpuid(&amd, 1, 0).unwrap(), 0x8000_0001, 0).unwrap()[2] & SVM, 0);
+}
+
+#[test]
 fn the_kvm_clock_stays_and_asynchronous_page_faults_go() {
     let mut table = vcpu_cpuid(&intel(), 1, 0).unwrap();
     assert_eq!(leaf(&table, 0x4000_0000, 0), leaf(&intel(), 0x4000_0000, 0));
