@@ -6,7 +6,8 @@
 //! (does the file exist, how many vCPUs does KVM allow) is judged by [`Vm::build`](crate::Vm::build).
 
 use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use arch::BootProtocol;
@@ -59,6 +60,12 @@ pub struct Config {
     pub serial: SerialConfig,
 }
 
+/// Whether both paths lead to one file.
+pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 fn default_name() -> String {
     "vm".to_owned()
 }
@@ -88,6 +95,13 @@ impl Config {
     pub(crate) fn all_disks(&self) -> impl Iterator<Item = (&'static str, &Disk)> {
         let rootfs = self.rootfs.iter().map(|disk| ("rootfs", disk));
         rootfs.chain(self.disks.iter().map(|disk| ("disk", disk)))
+    }
+
+    /// Whether `path` is one of the files that the machine is made of, by whatever name: then nothing else may write there.
+    pub fn uses_file(&self, path: &Path) -> bool {
+        let images = self.all_disks().map(|(_, disk)| disk.path.as_path());
+        let inputs = std::iter::once(self.kernel.as_path()).chain(self.initrd.as_deref()).chain(images);
+        inputs.into_iter().any(|input| same_file(input, path))
     }
 
     /// The command line that the kernel gets: what was given or the default, with `root=` added for the root file system

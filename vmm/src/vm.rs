@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::Subscriber;
 use crate::build::{BuildError, no};
-use crate::config::Config;
+use crate::config::{Config, SerialConfig, same_file};
 use crate::exit::{Control, Ending, Exit, RunError};
 use crate::machine::Machine;
 use crate::serial::{Console, Leftovers, Place, SerialInput};
@@ -62,6 +62,7 @@ impl Vm {
             .map(|(what, disk)| Ok((what, disk, storage::open_disk(what, disk)?)))
             .collect::<Result<Vec<_>, BuildError>>()?;
 
+        check_sharing(config)?;
         let kvm = kvm::open()?;
         let max = kvm::max_vcpus(&kvm);
         if !(1..=max).contains(&config.cpus) {
@@ -231,6 +232,27 @@ impl MutEventSubscriber for EndingWatcher {
         // Only a counter that is zero fails, and then there is nothing to forget.
         let _ = self.0.changed().read();
     }
+}
+
+/// Refuses what would be written from two sides.
+fn check_sharing(config: &Config) -> Result<(), BuildError> {
+    if let SerialConfig::File(path) = &config.serial
+        && config.uses_file(path)
+    {
+        return Err(storage::problem(
+            "serial file",
+            path,
+            "is a file that the machine is made of, which would be lost",
+        ));
+    }
+    let disks: Vec<_> = config.all_disks().collect();
+    for (at, (what, disk)) in disks.iter().enumerate() {
+        let before = disks.iter().take(at).map(|(_, disk)| disk);
+        if before.into_iter().any(|other| !(disk.readonly && other.readonly) && same_file(&other.path, &disk.path)) {
+            return Err(storage::problem(what, &disk.path, "is there twice, and not read-only in both places"));
+        }
+    }
+    Ok(())
 }
 
 fn open_initrd(path: &Path, config: &Config) -> Result<Initrd, BuildError> {

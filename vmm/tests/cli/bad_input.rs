@@ -158,6 +158,22 @@ fn serial_places_that_can_not_be_are_named_and_nothing_is_left() {
     }
     let serial =
         |place: &str, says: &str| refused(&["--kernel", "kernel", "--serial", place], "vmm: error: serial ", says);
+    serial("file=kernel", "is a file that the machine is made of, which would be lost");
+    refused(
+        &["--kernel", "kernel", "--disk", "path=disk", "--serial", "file=./disk"],
+        "vmm: error: serial ",
+        "be lost",
+    );
+    refused(
+        &["--kernel", "kernel", "--disk", "path=disk", "--log-file", "disk"],
+        "vmm: error: log file disk: ",
+        "made of",
+    );
+    refused(
+        &["--kernel", "kernel", "--disk", "path=disk", "--rootfs", "disk"],
+        "vmm: error: disk disk: ",
+        "both places",
+    );
     serial("file=dir", "can't be written: it is a directory");
     serial("file=no/log", "can't be written: there is no such directory");
     serial("socket=disk", "something else is there, which would be overwritten");

@@ -43,7 +43,7 @@ pub(crate) struct DoctorArguments {
     pub(crate) json: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = "Keys, with --serial stdio while standard input is a terminal:
   Ctrl-a x       end the VM at once
   Ctrl-a p       press the power button
@@ -64,8 +64,7 @@ Exit status:
 Examples:
   vmm run --kernel vmlinux --rootfs rootfs.ext4
   vmm run --kernel vmlinuz --initrd initrd --rootfs disk.img,ro --cpus 2 --memory 4G
-  vmm run --kernel vmlinux --initrd initrd --serial file=boot.log \\
-      --cmdline 'console=ttyS0 reboot=k panic=-1 quiet' --disk path=data.img --disk path=seed.iso,readonly=on")]
+  vmm run --kernel vmlinux --serial file=boot.log --disk path=data.img")]
 pub(crate) struct RunArguments {
     /// Kernel: an ELF vmlinux or a bzImage, told apart by content
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
@@ -106,7 +105,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "WHERE", help_heading = "Console", default_value = "stdio")]
     pub(crate) serial: SerialConfig,
 
-    /// How long a guest has after SIGTERM, SIGINT or SIGHUP to power off by itself: a number of seconds, or one with
+    /// How long a guest has after one of the signals below to power off by itself: a number of seconds, or one with
     /// ms, s or m behind it
     #[arg(long, value_name = "TIME", help_heading = "Operation", default_value = "10s", value_parser = time)]
     pub(crate) grace: Duration,

@@ -4,6 +4,7 @@
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use vmm::{BuildError, Config, Crash, Exit, RunError, SerialConfig, Subscriber, Vm};
 
@@ -21,6 +22,11 @@ const STATUS_STOPPED: u8 = 4;
 
 pub(crate) fn run(arguments: RunArguments) -> ExitCode {
     let log_file = arguments.log_file.clone().unwrap_or_default();
+    let config = config(&arguments);
+    if arguments.log_file.is_some() && config.uses_file(&log_file) {
+        eprintln!("vmm: error: log file {}: is a file that the machine is made of", log_file.display());
+        return ExitCode::from(STATUS_USAGE);
+    }
     let new_log = match logging::start(arguments.log_level, arguments.log_file.as_deref()) {
         Ok(new) => new,
         Err(error) => {
@@ -28,7 +34,7 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
             return ExitCode::from(STATUS_USAGE);
         }
     };
-    let exit = match start(arguments) {
+    let exit = match start(&config, arguments.grace) {
         Ok(exit) => exit,
         Err(Failure::Build(error)) => {
             if new_log {
@@ -82,14 +88,17 @@ impl From<io::Error> for Failure {
     }
 }
 
-fn start(arguments: RunArguments) -> Result<Exit, Failure> {
-    let RunArguments { kernel, initrd, cmdline, pvh, rootfs, disk, cpus, memory, serial, grace, name, .. } = arguments;
-    let config = Config { name, kernel, pvh, initrd, cmdline, rootfs, disks: disk, cpus, memory, serial };
+fn config(arguments: &RunArguments) -> Config {
+    let RunArguments { kernel, initrd, cmdline, pvh, rootfs, disk, cpus, memory, serial, name, .. } = arguments.clone();
+    Config { name, kernel, pvh, initrd, cmdline, rootfs, disks: disk, cpus, memory, serial }
+}
+
+fn start(config: &Config, grace: Duration) -> Result<Exit, Failure> {
     let signals = Signals::catch()?;
     let interactive = config.serial == SerialConfig::Stdio && io::stdin().is_terminal();
     let (console, guest) =
         if interactive { terminal::console().map(|(c, g)| (Some(c), Some(g)))? } else { (None, None) };
-    let vm = Vm::build(&config, console)?;
+    let vm = Vm::build(config, console)?;
     if !vmm::doctor::has_hardware_virtualization() {
         tracing::warn!(
             "this host's KVM has no VMX or SVM under it: an unmodified kernel is not expected to boot (see 'vmm doctor')"
