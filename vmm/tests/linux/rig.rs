@@ -14,7 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// What a guest is given to say something new. Only a VM that hangs reaches it.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What makes the kernel boot fast and speak up only when something is wrong.
 pub(crate) const CMDLINE: &str =

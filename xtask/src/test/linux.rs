@@ -61,7 +61,7 @@ fn on_this_host(
 }
 
 /// How often the emulated host is started: each time for the tests that have not come to an end yet.
-const ATTEMPTS: u32 = 6;
+const ATTEMPTS: u32 = 16;
 
 fn emulated(workspace: &Workspace, name: &str, tests: &Path, threads: &str, filter: Option<&str>) -> Result<Counts> {
     let share = tempfile::tempdir()?;
@@ -135,7 +135,9 @@ impl Testbed<'_> {
             share: Some(self.share.to_owned()),
             out: Some(out.clone()),
             timeout: Some(TIMEOUT),
-            environment: vec!["VMM_SKIP_LOG=/out/skipped".to_owned(), "RUST_BACKTRACE=1".to_owned()],
+            environment: ["VMM_SKIP_LOG=/out/skipped", "VMM_TEST_EMULATED=1", "RUST_BACKTRACE=1"]
+                .map(str::to_owned)
+                .to_vec(),
             attempts: 1,
             ..Request::new(command)
         };
