@@ -18,9 +18,6 @@ fn processors() {
         lines.filter(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned()).collect()
     };
     let models = values("model name");
-    // The first one's whole entry, as the kernel shows it.
-    println!("/proc/cpuinfo:");
-    text.lines().take_while(|line| !line.is_empty()).for_each(|line| println!("  {line}"));
     println!("processors: {} × {}", models.len(), models.first().map_or("unknown", String::as_str));
     let hypervisor = values("flags").first().is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
     println!("hypervisor flag: {}", if hypervisor { "set" } else { "not set" });
