@@ -82,7 +82,8 @@ fn emulated(workspace: &Workspace, name: &str, tests: &Path, threads: &str, filt
         ended.add(&printed);
         match status {
             Ok(status) => {
-                ended.broken = status != 0 && ended.failed.is_empty();
+                // libtest's status for failed tests; any other one means that not all of them were run.
+                ended.broken = status != 0 && (status != 101 || ended.failed.is_empty());
                 break;
             }
             Err(error) if error.is::<Died>() && attempt < ATTEMPTS => {
@@ -188,7 +189,10 @@ impl Ended {
 
     fn counts(&self) -> Counts {
         let counts = Counts { passed: self.passed.len() as u64, failed: self.failed.len() as u64, skipped: 0 };
-        counts.fail_unless(!self.broken).reclassify_skipped(self.skipped)
+        let broken = Counts { failed: u64::from(self.broken), ..Counts::default() };
+        let mut counts = counts.reclassify_skipped(self.skipped);
+        counts += broken;
+        counts
     }
 }
 
