@@ -25,6 +25,7 @@ macro_rules! program {
         );
         #[expect(non_snake_case, reason = "a program is a constant, but the linker only knows its address at run time")]
         pub(crate) fn $name() -> &'static [u8] {
+            // SAFETY: `global_asm!` above defines both symbols; only their addresses are taken.
             unsafe extern "C" {
                 static $start: u8;
                 static $end: u8;
