@@ -34,7 +34,7 @@ impl DeviceInterrupt for Interrupt {
 struct Rig {
     _block: Block,
     driver: MockDriver,
-    kick: EventFd,
+    doorbell: EventFd,
     interrupt: Arc<Interrupt>,
 }
 
@@ -50,18 +50,18 @@ impl Rig {
             mem.write_slice(&header, GuestAddress(HEADERS + 16 * request)).expect("it is in RAM");
         }
         let eventfd = || EventFd::new(libc::EFD_CLOEXEC).expect("there are descriptors");
-        let (kick, interrupt) = (eventfd(), Arc::new(Interrupt(eventfd())));
+        let (doorbell, interrupt) = (eventfd(), Arc::new(Interrupt(eventfd())));
         let driver = MockDriver::new(&mem, 0x1000, QUEUE_SIZE);
         let accepted = features::RING_EVENT_IDX | features::VERSION_1;
         let queue = Queue::new(driver.config, QUEUE_SIZE, accepted, QueueState::default(), mem);
         let resources = QueueResources {
             queue: queue.expect("the mock driver sets it up well"),
-            kick: kick.try_clone().expect("there are descriptors"),
+            doorbell: doorbell.try_clone().expect("there are descriptors"),
             notifier: Arc::new(Notifier::new(interrupt.clone())),
         };
         let mut block = Block::new("vda", file, true).expect("the file is a disk");
         block.start_queue(0, resources, accepted).expect("there are threads");
-        Self { _block: block, driver, kick, interrupt }
+        Self { _block: block, driver, doorbell, interrupt }
     }
 
     /// Reads `depth` blocks with one doorbell and one interrupt.
@@ -75,7 +75,7 @@ impl Rig {
                 writable(STATUS + request, 1),
             ]);
         }
-        self.kick.write(1).expect("the counter is not full");
+        self.doorbell.write(1).expect("the counter is not full");
         self.interrupt.0.read().expect("the eventfd is open");
         for _ in 0..depth {
             let (_, written) = self.driver.take_used().expect("all are done");

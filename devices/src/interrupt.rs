@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How a device raises its interrupt line.
+//! How a device raises an interrupt: a line, or a message.
 
 use std::fmt::Debug;
+use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -15,6 +16,28 @@ pub trait InterruptLine: Debug + Send + Sync {
     /// Raises the line. A host that can't do so has nobody to tell: the guest loses one interrupt, and a line is
     /// logged.
     fn trigger(&self);
+}
+
+/// A message-signalled interrupt: what is written where to raise it (PCI Local Bus 3.0 §6.8.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MsiMessage {
+    /// Where: on x86 it names the LAPICs (Intel SDM vol. 3 §12.11.1).
+    pub address: u64,
+    /// What: on x86 the vector and how it is delivered (§12.11.2).
+    pub data: u32,
+}
+
+/// The host's side of a device's message-signalled interrupts, numbered from 0.
+pub trait MsiVectors: Debug + Send + Sync {
+    /// From now on, vector `index` is raised by `message`, which is whatever the guest wrote.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no room for it; the vector keeps its message of before.
+    fn route(&self, index: u16, message: MsiMessage) -> io::Result<()>;
+
+    /// Raises vector `index` once. One that does not exist, or was never routed, raises nothing.
+    fn trigger(&self, index: u16);
 }
 
 impl InterruptLine for EventFd {

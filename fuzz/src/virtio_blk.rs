@@ -14,6 +14,7 @@ use devices::bus::BusDevice;
 use devices::interrupt::InterruptLine;
 use devices::virtio::block::Block;
 use devices::virtio::mock::{MockDriver, ram, readable, writable};
+use devices::virtio::transport::Transport;
 use devices::virtio::transport::mmio::MmioTransport;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;

@@ -14,6 +14,7 @@ use devices::rtc::Rtc;
 use devices::serial::SerialPort;
 use devices::virtio::VirtioDevice;
 use devices::virtio::block::Block;
+use devices::virtio::transport::Transport;
 use devices::virtio::transport::mmio::{MmioTransport, QUEUE_NOTIFY};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -40,7 +41,7 @@ pub(crate) struct Machine<'a> {
     ram: &'a GuestRam,
     pub(crate) ports: Bus,
     pub(crate) mmio: Bus,
-    pub(crate) virtio: Vec<Arc<MmioTransport>>,
+    pub(crate) virtio: Vec<Arc<dyn Transport>>,
     windows: Vec<MmioDevice>,
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arch::{BootProtocol, GuestRam};
 use boot::{Initrd, Kernel, Request};
 use devices::power::Power;
-use devices::virtio::transport::mmio::MmioTransport;
+use devices::virtio::transport::Transport;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -29,7 +29,7 @@ pub struct Vm {
     name: String,
     vcpus: Vec<VcpuFd>,
     machinery: Arc<Machinery>,
-    virtio: Vec<Arc<MmioTransport>>,
+    virtio: Vec<Arc<dyn Transport>>,
     power: Arc<Power>,
     serial_input: SerialInput,
     stop_output: EventFd,
@@ -163,7 +163,7 @@ struct Running {
     threads: Vec<VcpuThread>,
     machinery: Arc<Machinery>,
     stop_output: EventFd,
-    virtio: Vec<Arc<MmioTransport>>,
+    virtio: Vec<Arc<dyn Transport>>,
 }
 
 impl Running {

@@ -34,8 +34,20 @@ pub trait VirtioDevice: Debug + Send {
         let _ = (offset, data);
     }
 
+    /// The transport hands over the way to its driver, once, before any queue starts: for a device whose configuration
+    /// space changes while no queue of it runs.
+    fn attach(&mut self, notifier: &Arc<Notifier>) {
+        let _ = notifier;
+    }
+
     /// Starts queue `index`, which is stopped. `features` are those that the driver accepted.
     fn start_queue(&mut self, index: u16, resources: QueueResources, features: u64) -> Result<(), StartError>;
+
+    /// Asks queue `index` to stop, and doesn't wait for it: so that many of them do so at the same time. [`Self::stop_queue`]
+    /// follows.
+    fn request_stop(&mut self, index: u16) {
+        let _ = index;
+    }
 
     /// Stops queue `index` and gives its state back; `None` when it was not running. When it returns, nothing touches
     /// the queue or the buffers in it any more.
@@ -51,7 +63,7 @@ pub struct QueueResources {
     /// The queue, validated.
     pub queue: Queue,
     /// The doorbell.
-    pub kick: EventFd,
+    pub doorbell: EventFd,
     /// How to reach the driver.
     pub notifier: Arc<Notifier>,
 }

@@ -131,6 +131,12 @@ impl VirtioDevice for Block {
         Ok(())
     }
 
+    fn request_stop(&mut self, index: u16) {
+        if index == 0 {
+            self.worker.iter().for_each(Worker::request_stop);
+        }
+    }
+
     fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
         if index != 0 {
             return None;

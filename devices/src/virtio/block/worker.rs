@@ -26,7 +26,7 @@ const STACK: usize = 256 << 10;
 pub(super) struct Worker {
     thread: JoinHandle<QueueState>,
     stop: Arc<AtomicBool>,
-    kick: EventFd,
+    doorbell: EventFd,
 }
 
 impl Worker {
@@ -37,10 +37,10 @@ impl Worker {
         resources: QueueResources,
         write_through: bool,
     ) -> io::Result<Self> {
-        let QueueResources { mut queue, kick, notifier } = resources;
+        let QueueResources { mut queue, doorbell: wake, notifier } = resources;
         let stop = Arc::new(AtomicBool::new(false));
         // The queue may hold chains already: a driver needn't ring before the device sleeps.
-        let doorbell = kick.try_clone()?;
+        let doorbell = wake.try_clone()?;
         doorbell.write(1)?;
         let (stopped, name) = (stop.clone(), disk.to_owned());
         let thread = thread::Builder::new().name(format!("{disk} q{index}")).stack_size(STACK).spawn(move || {
@@ -61,14 +61,19 @@ impl Worker {
             std::mem::forget(guard);
             queue.state()
         })?;
-        Ok(Self { thread, stop, kick })
+        Ok(Self { thread, stop, doorbell: wake })
     }
 
-    /// Ends the thread after the request that it is at, and waits for it.
-    pub(super) fn stop(self) -> QueueState {
+    /// Ends the thread after the request that it is at.
+    pub(super) fn request_stop(&self) {
         self.stop.store(true, Ordering::Release);
         // Only a full counter makes this fail, and then the thread wakes up as well.
-        let _ = self.kick.write(1);
+        let _ = self.doorbell.write(1);
+    }
+
+    /// Ends the thread, and waits for it.
+    pub(super) fn stop(self) -> QueueState {
+        self.request_stop();
         self.thread.join().unwrap_or_default()
     }
 }

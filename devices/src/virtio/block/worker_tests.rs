@@ -30,7 +30,7 @@ struct Rig {
     block: Block,
     driver: MockDriver,
     mem: GuestRam,
-    kick: EventFd,
+    doorbell: EventFd,
     interrupts: Arc<Interrupts>,
     notifier: Arc<Notifier>,
 }
@@ -43,14 +43,14 @@ fn rig() -> Rig {
     let interrupts = Arc::new(Interrupts { used: eventfd(), config: eventfd() });
     let driver = MockDriver::new(&mem, 0x1000, 16);
     let notifier = Arc::new(Notifier::new(interrupts.clone()));
-    Rig { block: Block::new("vda", file, false).unwrap(), driver, mem, kick: eventfd(), interrupts, notifier }
+    Rig { block: Block::new("vda", file, false).unwrap(), driver, mem, doorbell: eventfd(), interrupts, notifier }
 }
 
 impl Rig {
     fn start(&mut self, state: QueueState) {
         let queue = Queue::new(self.driver.config, 256, 0, state, self.mem.clone()).unwrap();
-        let kick = self.kick.try_clone().unwrap();
-        let resources = QueueResources { queue, kick, notifier: self.notifier.clone() };
+        let doorbell = self.doorbell.try_clone().unwrap();
+        let resources = QueueResources { queue, doorbell, notifier: self.notifier.clone() };
         self.block.start_queue(0, resources, 0).unwrap();
     }
 
@@ -58,7 +58,7 @@ impl Rig {
     fn read(&mut self) -> Option<(u32, u32)> {
         self.mem.write_slice(&[0; 16], GuestAddress(0x4000)).unwrap();
         self.driver.submit(&[readable(0x4000, 16), writable(0x8000, 512), writable(0x5000, 1)]);
-        self.kick.write(1).unwrap();
+        self.doorbell.write(1).unwrap();
         self.interrupts.used.read().unwrap();
         self.driver.take_used()
     }
@@ -102,7 +102,7 @@ fn nothing_is_touched_after_the_stop() {
     rig.start(QueueState::default());
     rig.block.stop_queue(0).unwrap();
     rig.driver.submit(&[readable(0x4000, 16), writable(0x8000, 512), writable(0x5000, 1)]);
-    rig.kick.write(1).unwrap();
+    rig.doorbell.write(1).unwrap();
     assert_eq!(rig.driver.used_index(), 0);
 }
 
@@ -111,7 +111,7 @@ fn a_ring_that_lies_stops_its_queue_and_asks_for_a_reset() {
     let mut rig = rig();
     rig.start(QueueState::default());
     rig.driver.set_avail_index(0x8000);
-    rig.kick.write(1).unwrap();
+    rig.doorbell.write(1).unwrap();
     rig.interrupts.config.read().unwrap();
     assert!(rig.notifier.needs_reset());
     assert!(rig.block.stop_queue(0).is_some());

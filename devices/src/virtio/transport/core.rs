@@ -30,7 +30,10 @@ struct Slot {
     max_size: u16,
     config: QueueConfig,
     ready: bool,
-    kick: EventFd,
+    /// Where a stopped queue goes on.
+    state: QueueState,
+    running: bool,
+    doorbell: EventFd,
 }
 
 /// A device and the state that its driver sees.
@@ -48,7 +51,7 @@ pub struct Core {
 impl Core {
     /// A device that has just been reset. Fails only when the host gives no eventfd for a doorbell.
     pub fn new(
-        device: Box<dyn VirtioDevice>,
+        mut device: Box<dyn VirtioDevice>,
         mem: GuestRam,
         interrupt: Arc<dyn DeviceInterrupt>,
     ) -> Result<Self, io::Error> {
@@ -57,12 +60,14 @@ impl Core {
             .iter()
             .map(|&max_size| {
                 // Blocking reads: a worker sleeps in one. Writes never block, as the counter can't get near its end.
-                let kick = EventFd::new(libc::EFD_CLOEXEC)?;
+                let doorbell = EventFd::new(libc::EFD_CLOEXEC)?;
                 let config = QueueConfig { size: max_size, ..QueueConfig::default() };
-                Ok(Slot { max_size, config, ready: false, kick })
+                let state = QueueState::default();
+                Ok(Slot { max_size, config, ready: false, state, running: false, doorbell })
             })
             .collect::<Result<_, io::Error>>()?;
         let notifier = Arc::new(Notifier::new(interrupt));
+        device.attach(&notifier);
         Ok(Self { device, mem, notifier, slots, status: 0, driver_features: 0, illegal: Throttle::new() })
     }
 
@@ -125,11 +130,6 @@ impl Core {
         }
     }
 
-    /// How many queues there are.
-    pub fn queue_count(&self) -> usize {
-        self.slots.len()
-    }
-
     /// The largest size of a queue; 0 says that there is no such queue.
     pub fn queue_max_size(&self, index: u32) -> u16 {
         self.slot(index).map_or(0, |slot| slot.max_size)
@@ -162,13 +162,13 @@ impl Core {
     }
 
     /// The doorbell of a queue, for the host to listen to.
-    pub fn kick(&self, index: u32) -> Option<&EventFd> {
-        self.slot(index).map(|slot| &slot.kick)
+    pub fn doorbell(&self, index: u32) -> Option<&EventFd> {
+        self.slot(index).map(|slot| &slot.doorbell)
     }
 
     /// The driver rings a doorbell. In a VM most rings go past this, through `ioeventfd`.
     pub fn notify(&mut self, index: u32) {
-        match self.slot(index).map(|slot| slot.kick.write(1)) {
+        match self.slot(index).map(|slot| slot.doorbell.write(1)) {
             Some(Ok(())) => tracing::trace!("a doorbell of queue {index} came by an exit"),
             Some(Err(_)) | None => self.count_illegal("a doorbell is rung that does not exist"),
         }
@@ -198,9 +198,25 @@ impl Core {
         self.illegal.times()
     }
 
-    /// Stops all queues for good: the VM ends.
+    /// Stops all queues, which keep where they stand. When it returns, the device touches no guest memory any more.
     pub fn stop(&mut self) {
-        self.stop_queues();
+        for (index, slot) in (0..).zip(&self.slots) {
+            if slot.running {
+                self.device.request_stop(index);
+            }
+        }
+        for (index, slot) in (0..).zip(&mut self.slots) {
+            if std::mem::take(&mut slot.running) {
+                slot.state = self.device.stop_queue(index).unwrap_or_default();
+            }
+        }
+    }
+
+    /// Goes on where [`Self::stop`] has stopped.
+    pub fn resume(&mut self) {
+        if self.status & status::DRIVER_OK != 0 && !self.notifier.needs_reset() {
+            self.start_queues();
+        }
     }
 
     fn slot(&self, index: u32) -> Option<&Slot> {
@@ -220,18 +236,18 @@ impl Core {
     }
 
     fn start_queues(&mut self) {
-        for (index, slot) in (0..).zip(&self.slots) {
-            if !slot.ready {
+        for (index, slot) in (0..).zip(&mut self.slots) {
+            if !slot.ready || slot.running {
                 continue;
             }
-            let state = QueueState::default();
-            let started = Queue::new(slot.config, slot.max_size, self.driver_features, state, self.mem.clone())
+            let started = Queue::new(slot.config, slot.max_size, self.driver_features, slot.state, self.mem.clone())
                 .map_err(|error| error.to_string())
                 .and_then(|queue| {
-                    let kick = slot.kick.try_clone().map_err(|error| error.to_string())?;
-                    let resources = QueueResources { queue, kick, notifier: self.notifier.clone() };
+                    let doorbell = slot.doorbell.try_clone().map_err(|error| error.to_string())?;
+                    let resources = QueueResources { queue, doorbell, notifier: self.notifier.clone() };
                     self.device.start_queue(index, resources, self.driver_features).map_err(|error| error.to_string())
                 });
+            slot.running = started.is_ok();
             if let Err(error) = started {
                 if let Some(times) = self.illegal.hit() {
                     tracing::warn!(device = self.device.device_type(), times, "queue {index} does not start: {error}");
@@ -241,21 +257,16 @@ impl Core {
         }
     }
 
-    fn stop_queues(&mut self) {
-        for (index, _) in (0..).zip(&self.slots) {
-            self.device.stop_queue(index);
-        }
-    }
-
     fn reset(&mut self) {
-        self.stop_queues();
+        self.stop();
         // Every field is named, so that one that is added can't be forgotten.
         let Self { device, mem: _, notifier, slots, status, driver_features, illegal: _ } = self;
         device.reset();
         notifier.clear_needs_reset();
-        for Slot { max_size, config, ready, kick: _ } in slots {
+        for Slot { max_size, config, ready, state, running: _, doorbell: _ } in slots {
             *config = QueueConfig { size: *max_size, ..QueueConfig::default() };
             *ready = false;
+            *state = QueueState::default();
         }
         *status = 0;
         *driver_features = 0;

@@ -11,7 +11,9 @@ use status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FAILED, FEATURE
 /// What a transport asked of its device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Call {
-    Start(u16, u64),
+    Attach,
+    Start(u16, u64, QueueState),
+    RequestStop(u16),
     Stop(u16),
     Reset,
 }
@@ -32,13 +34,19 @@ impl VirtioDevice for Recorder {
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         data.fill(offset as u8);
     }
-    fn start_queue(&mut self, index: u16, _: QueueResources, features: u64) -> Result<(), StartError> {
-        self.0.lock().unwrap().push(Call::Start(index, features));
+    fn attach(&mut self, _: &Arc<Notifier>) {
+        self.0.lock().unwrap().push(Call::Attach);
+    }
+    fn start_queue(&mut self, index: u16, resources: QueueResources, features: u64) -> Result<(), StartError> {
+        self.0.lock().unwrap().push(Call::Start(index, features, resources.queue.state()));
         Ok(())
+    }
+    fn request_stop(&mut self, index: u16) {
+        self.0.lock().unwrap().push(Call::RequestStop(index));
     }
     fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
         self.0.lock().unwrap().push(Call::Stop(index));
-        None
+        Some(STOPPED)
     }
     fn reset(&mut self) {
         self.0.lock().unwrap().push(Call::Reset);
@@ -53,11 +61,16 @@ impl DeviceInterrupt for Nobody {
     fn config(&self) {}
 }
 
+const NEW: QueueState = QueueState { next_avail: 0, next_used: 0 };
+/// Where the recorder says that its queues have stopped.
+const STOPPED: QueueState = QueueState { next_avail: 7, next_used: 5 };
+
 const FEATURES: u64 = features::VERSION_1 | features::RING_EVENT_IDX | 1 << 3;
 
 fn core() -> (Core, Arc<Mutex<Vec<Call>>>) {
-    let calls = Arc::default();
+    let calls: Arc<Mutex<Vec<Call>>> = Arc::default();
     let core = Core::new(Box::new(Recorder(Arc::clone(&calls))), ram(0x10_0000), Arc::new(Nobody)).unwrap();
+    assert_eq!(std::mem::take(&mut *calls.lock().unwrap()), [Call::Attach]);
     (core, calls)
 }
 
@@ -88,7 +101,7 @@ fn a_driver_that_follows_the_specification_gets_its_queues() {
     let (mut core, calls) = core();
     run(&mut core);
     assert_eq!(core.status(), ALL);
-    assert_eq!(*calls.lock().unwrap(), [Call::Start(1, FEATURES)]);
+    assert_eq!(*calls.lock().unwrap(), [Call::Start(1, FEATURES, NEW)]);
     assert_eq!(core.illegal_writes(), 0);
 }
 
@@ -136,7 +149,7 @@ fn features_freeze_when_they_are_agreed_upon() {
     core.configure_queue(0, |queue| *queue = driver.config);
     core.set_queue_ready(0, true);
     core.set_status(ALL);
-    assert_eq!(*calls.lock().unwrap(), [Call::Start(0, FEATURES)]);
+    assert_eq!(*calls.lock().unwrap(), [Call::Start(0, FEATURES, NEW)]);
 }
 
 #[test]
@@ -167,10 +180,10 @@ fn a_queue_that_is_no_queue_asks_for_a_reset_and_a_reset_revives() {
     assert!(calls.lock().unwrap().is_empty());
     core.set_status(0);
     assert_eq!((core.status(), core.queue_ready(0), core.queue_config(0).size), (0, false, 16));
-    assert_eq!(calls.lock().unwrap().drain(..).collect::<Vec<_>>(), [Call::Stop(0), Call::Stop(1), Call::Reset]);
+    assert_eq!(calls.lock().unwrap().drain(..).collect::<Vec<_>>(), [Call::Reset]);
     run(&mut core);
     assert_eq!(core.status(), ALL);
-    assert_eq!(*calls.lock().unwrap(), [Call::Start(1, FEATURES)]);
+    assert_eq!(*calls.lock().unwrap(), [Call::Start(1, FEATURES, NEW)]);
 }
 
 #[test]
@@ -180,4 +193,28 @@ fn driver_ok_without_any_queue_is_allowed() {
     core.set_status(ALL);
     assert_eq!(core.status(), ALL);
     assert!(calls.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_queue_goes_on_where_it_stopped_and_starts_anew_after_a_reset() {
+    let (mut core, calls) = core();
+    core.resume();
+    run(&mut core);
+    core.resume();
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, NEW)]);
+    core.stop();
+    core.stop();
+    assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1)]);
+    core.resume();
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, STOPPED)]);
+    core.set_status(0);
+    assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1), Call::Reset]);
+    core.resume();
+    assert_eq!(take(&calls), []);
+    run(&mut core);
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, NEW)]);
+}
+
+fn take(calls: &Mutex<Vec<Call>>) -> Vec<Call> {
+    std::mem::take(&mut *calls.lock().unwrap())
 }

@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::super::device::VirtioDevice;
 use super::super::notifier::DeviceInterrupt;
+use super::Transport;
 use super::core::Core;
 use crate::GuestRam;
 use crate::bus::BusDevice;
@@ -116,12 +117,7 @@ impl MmioTransport {
     /// The doorbells, in the order of the queues: each is rung by writing its index to [`QUEUE_NOTIFY`].
     pub fn doorbells(&self) -> Result<Vec<EventFd>, io::Error> {
         let registers = self.lock();
-        (0..).map_while(|index| registers.core.kick(index)).map(EventFd::try_clone).collect()
-    }
-
-    /// Stops all queues for good: the VM ends.
-    pub fn stop(&self) {
-        self.lock().core.stop();
+        (0..).map_while(|index| registers.core.doorbell(index)).map(EventFd::try_clone).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Registers> {
@@ -184,6 +180,16 @@ impl MmioTransport {
             register::QUEUE_DEVICE_HIGH => core.configure_queue(queue, |q| set_high(&mut q.used_ring, value)),
             _ => (),
         }
+    }
+}
+
+impl Transport for MmioTransport {
+    fn stop(&self) {
+        self.lock().core.stop();
+    }
+
+    fn resume(&self) {
+        self.lock().core.resume();
     }
 }
 

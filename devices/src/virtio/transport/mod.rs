@@ -2,5 +2,36 @@
 
 //! How a driver finds a device and talks to it: two register files over one status machine.
 
+use std::fmt::Debug;
+use std::io;
+
+use vmm_sys_util::eventfd::EventFd;
+
 pub mod core;
 pub mod mmio;
+
+/// The host's way to turn a guest's write into a doorbell without leaving the kernel (`ioeventfd`).
+pub trait DoorbellBinder: Debug + Send + Sync {
+    /// From now on a write of any width and value to the guest-physical `address` rings `doorbell`.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no room for it; then the write reaches the device as a register access.
+    fn bind(&self, address: u64, doorbell: &EventFd) -> io::Result<()>;
+
+    /// Takes back what [`Self::bind`] did.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to take back.
+    fn unbind(&self, address: u64, doorbell: &EventFd) -> io::Result<()>;
+}
+
+/// What a VM does with a device, wherever its registers are.
+pub trait Transport: Debug + Send + Sync {
+    /// Stops all queues, which keep where they stand. When it returns, the device touches no guest memory any more.
+    fn stop(&self);
+
+    /// Goes on after [`Self::stop`].
+    fn resume(&self);
+}
