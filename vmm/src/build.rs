@@ -118,9 +118,9 @@ pub enum KvmError {
     /// Not the one stable version.
     #[error("/dev/kvm has API version {0}, but 12 is the only one that was ever stable")]
     ApiVersion(i32),
-    /// A capability is missing.
-    #[error("this host's KVM lacks {0}, which every VM needs: a newer kernel has it")]
-    Capability(&'static str),
+    /// Capabilities are missing.
+    #[error("this host's KVM lacks {0}, which every VM needs: a newer kernel has that")]
+    Capabilities(String),
     /// No VM can be created.
     #[error("KVM can't create a VM")]
     CreateVm(#[source] kvm_ioctls::Error),

@@ -38,10 +38,8 @@ pub(crate) fn open() -> Result<Kvm, KvmError> {
     if version != KVM_API_VERSION.cast_signed() {
         return Err(KvmError::ApiVersion(version));
     }
-    match NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
-        Some((_, name)) => Err(KvmError::Capability(name)),
-        None => Ok(kvm),
-    }
+    let missing: Vec<_> = NEEDED.iter().filter(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, name)| *name).collect();
+    if missing.is_empty() { Ok(kvm) } else { Err(KvmError::Capabilities(missing.join(", "))) }
 }
 
 /// How many vCPUs this host's KVM allows in a VM.
@@ -54,17 +52,25 @@ pub(crate) fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, BuildError> {
     kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("tell the CPUID leaves it supports"))
 }
 
-/// A VM with its interrupt controllers, before it has vCPUs.
-pub(crate) fn create_vm(kvm: &Kvm, vcpus: u32) -> Result<VmFd, BuildError> {
-    let vm = loop {
+/// A VM that has nothing yet.
+pub(crate) fn new_vm(kvm: &Kvm) -> Result<VmFd, KvmError> {
+    loop {
         match kvm.create_vm() {
-            Ok(vm) => break vm,
+            Ok(vm) => return Ok(vm),
             // A signal that comes in while KVM starts its per-VM threads.
             Err(error) if error.errno() == libc::EINTR => (),
-            Err(error) if error.errno() == libc::EBUSY => return Err(KvmError::Busy.into()),
-            Err(error) => return Err(KvmError::CreateVm(error).into()),
+            Err(error) if error.errno() == libc::EBUSY => return Err(KvmError::Busy),
+            Err(error) => return Err(KvmError::CreateVm(error)),
         }
-    };
+    }
+}
+
+/// A VM with guest RAM and its interrupt controllers, before it has vCPUs.
+pub(crate) fn create_vm(kvm: &Kvm, ram: &GuestRam, vcpus: u32) -> Result<VmFd, BuildError> {
+    let vm = new_vm(kvm)?;
+    // Before the interrupt controllers: KVM waits for all readers of its memory map to be gone, which takes milliseconds
+    // when devices of its own have just been put on a bus of the VM's.
+    map(&vm, ram)?;
     vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(refused("place its identity map"))?;
     let tss = usize::try_from(layout::KVM_TSS).unwrap_or(usize::MAX);
     vm.set_tss_address(tss).map_err(refused("place its TSS pages"))?;
@@ -93,12 +99,28 @@ pub(crate) fn allocate(size: MemorySize, address_bits: u8) -> Result<GuestRam, B
         .iter()
         .map(|range| Ok((range.start, usize::try_from(range.size.get()).map_err(|e| cant(e.into()))?)))
         .collect::<Result<Vec<(GuestAddress, usize)>, BuildError>>()?;
-    GuestRam::from_ranges(&ranges).map_err(|error| cant(error.into()))
+    let ram = GuestRam::from_ranges(&ranges).map_err(|error| cant(error.into()))?;
+    scatter_low_memory(&ram);
+    Ok(ram)
+}
+
+/// Bytes from address 0 on that get no huge page: what the largest one of them would cover.
+const SCATTERED: usize = 2 << 20;
+
+/// Keeps huge pages from where the boot structures are. They are a dozen pages, and zeroing 2 MiB for them costs more than
+/// all else that is done with guest memory before the guest runs.
+#[expect(unsafe_code, reason = "advice on a mapping is a system call on its address")]
+fn scatter_low_memory(ram: &GuestRam) {
+    let Some(low) = ram.find_region(GuestAddress(0)) else { return };
+    let len = usize::try_from(low.len()).unwrap_or(usize::MAX).min(SCATTERED);
+    // SAFETY: the range is inside of a mapping that `ram` keeps; the advice changes which pages back it, not its content.
+    // A kernel without huge pages refuses, and needs no such advice.
+    unsafe { libc::madvise(low.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
 }
 
 /// Tells KVM where guest RAM is.
 #[expect(unsafe_code, reason = "KVM writes to the memory that it is given")]
-pub(crate) fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
+fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
     let parts = ram.iter().flat_map(|region| {
         let (start, len, host) = (region.start_addr().0, region.len(), region.as_ptr() as u64);
         (0..len).step_by(MAX_SLOT).map(move |at| (start + at, (len - at).min(MAX_SLOT as u64), host + at))

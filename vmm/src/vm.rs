@@ -70,8 +70,7 @@ impl Vm {
         }
         let cpuid = kvm::supported_cpuid(&kvm)?;
         let ram = kvm::allocate(config.memory, arch::cpuid::physical_address_bits(&cpuid))?;
-        let vm = kvm::create_vm(&kvm, config.cpus)?;
-        kvm::map(&vm, &ram)?;
+        let vm = kvm::create_vm(&kvm, &ram, config.cpus)?;
 
         let ending = Arc::new(Ending::new().map_err(no("an eventfd"))?);
         let mut machine = Machine::new(&vm, &ram);

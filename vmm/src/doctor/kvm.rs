@@ -2,7 +2,8 @@
 
 //! What decides whether a VM can run at all.
 
-use std::fs;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 
 use kvm_ioctls::Kvm;
 
@@ -13,8 +14,8 @@ use crate::kvm;
 /// Whether the processor's virtualization is there, as this machine sees it.
 pub(super) fn hardware() -> (bool, Check) {
     const NAME: &str = "hardware virtualization";
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    match feature(&cpuinfo) {
+    let cpuinfo = File::open("/proc/cpuinfo").ok();
+    match cpuinfo.and_then(|cpuinfo| feature(BufReader::new(cpuinfo))) {
         Some(feature) => (true, Check::ok(NAME, feature)),
         None => {
             let found = "no vmx and no svm in /proc/cpuinfo";
@@ -25,8 +26,9 @@ pub(super) fn hardware() -> (bool, Check) {
     }
 }
 
-fn feature(cpuinfo: &str) -> Option<&'static str> {
-    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"))?;
+/// Reads no further than to the first processor's flags: the rest is long, and slow to make, where there are many.
+fn feature(cpuinfo: impl BufRead) -> Option<&'static str> {
+    let flags = cpuinfo.lines().map_while(Result::ok).find(|line| line.starts_with("flags"))?;
     flags.split_whitespace().find_map(|flag| match flag {
         "vmx" => Some("vmx (Intel)"),
         "svm" => Some("svm (AMD)"),
@@ -44,10 +46,9 @@ pub(super) fn checks() -> Vec<Check> {
         Ok(_) => Check::ok("KVM API", format!("version 12, all {} capabilities that are needed", kvm::NEEDED.len())),
         Err(error) => fault("KVM API", &error),
     });
-    checks.push(match device.create_vm() {
+    checks.push(match kvm::new_vm(&device) {
         Ok(_) => Check::ok("KVM VMs", format!("up to {} vCPUs each", kvm::max_vcpus(&device))),
-        Err(error) if error.errno() == libc::EBUSY => fault("KVM VMs", &KvmError::Busy),
-        Err(error) => fault("KVM VMs", &KvmError::CreateVm(error)),
+        Err(error) => fault("KVM VMs", &error),
     });
     checks
 }
@@ -68,10 +69,10 @@ mod tests {
 
     #[test]
     fn vmx_and_svm_are_found_as_words() {
-        assert_eq!(feature("flags\t\t: fpu vmx sse\n"), Some("vmx (Intel)"));
-        assert_eq!(feature("model name : svm\nflags\t\t: fpu svm_lock svm\n"), Some("svm (AMD)"));
-        assert_eq!(feature("flags\t\t: fpu svm_lock\n"), None);
-        assert_eq!(feature(""), None);
+        assert_eq!(feature(&b"flags\t\t: fpu vmx sse\n"[..]), Some("vmx (Intel)"));
+        assert_eq!(feature(&b"model name : svm\nflags\t\t: fpu svm_lock svm\n"[..]), Some("svm (AMD)"));
+        assert_eq!(feature(&b"flags\t\t: fpu svm_lock\n"[..]), None);
+        assert_eq!(feature(&b""[..]), None);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use clap::Parser;
 const STATUS_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    keep_one_heap();
     let arguments = match cli::Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return cli::usage(&error),
@@ -28,6 +29,18 @@ fn main() -> ExitCode {
         cli::Command::Doctor(arguments) => doctor::doctor(&arguments),
     }
 }
+
+/// Has glibc give all threads one heap. Nothing that a guest waits for allocates, and a heap for every thread costs address
+/// space, pages and time when the VM starts.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "mallopt is C")]
+fn keep_one_heap() {
+    // SAFETY: sets a number inside of the allocator, which nobody else uses yet: there is one thread.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn keep_one_heap() {}
 
 /// Prints an error in one line: what went wrong, and behind a colon each, what caused it.
 fn print_error(error: &dyn std::error::Error) {
