@@ -260,13 +260,5 @@ fn open_initrd(path: &Path, config: &Config) -> Result<Initrd, BuildError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_vm_can_be_sent_to_another_thread() {
-        const fn send<T: Send>() {}
-        const { send::<Vm>() };
-        const { send::<Control>() };
-    }
-}
+#[path = "vm_tests.rs"]
+mod tests;
