@@ -22,7 +22,17 @@ pub enum Exit {
     /// The guest crashed.
     Crashed(CrashReport),
     /// The host ended it.
-    Stopped,
+    Stopped(StopReason),
+}
+
+/// Why the host ended a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// [`Control::stop`] was called.
+    Asked,
+    /// The guest did not power off within the grace of [`Control::shutdown`].
+    GraceExpired,
 }
 
 impl fmt::Display for Exit {
@@ -31,7 +41,10 @@ impl fmt::Display for Exit {
             Self::PowerOff => f.write_str("the guest powered off"),
             Self::Reset => f.write_str("the guest rebooted"),
             Self::Crashed(report) => write!(f, "the guest crashed: {report}"),
-            Self::Stopped => f.write_str("the VM was stopped"),
+            Self::Stopped(StopReason::Asked) => f.write_str("the VM was stopped"),
+            Self::Stopped(StopReason::GraceExpired) => {
+                f.write_str("the VM was stopped: its guest did not power off within the grace")
+            }
         }
     }
 }
@@ -235,7 +248,7 @@ impl Control {
 
     /// Stops the VM at once.
     pub fn stop(&self) {
-        self.ending.end(Ok(Exit::Stopped));
+        self.ending.end(Ok(Exit::Stopped(StopReason::Asked)));
     }
 }
 
@@ -248,7 +261,7 @@ mod tests {
         let ending = Ending::new().unwrap();
         assert!(!ending.has_ended());
         ending.request(PowerRequest::Reset);
-        ending.end(Ok(Exit::Stopped));
+        ending.end(Ok(Exit::Stopped(StopReason::Asked)));
         assert!(ending.has_ended());
         assert!(ending.changed().read().is_ok());
         assert!(matches!(ending.take(), Some(Ok(Exit::Reset))));

@@ -37,7 +37,7 @@ mod vm;
 
 pub use build::BuildError;
 pub use config::{Config, ConfigError, Disk, MemorySize, SerialConfig};
-pub use exit::{Control, Crash, CrashReport, Exit, RunError};
+pub use exit::{Control, Crash, CrashReport, Exit, RunError, StopReason};
 pub use serial::{Console, ConsoleInput, ConsoleOutput};
 pub use vm::Vm;
 

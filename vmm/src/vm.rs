@@ -18,7 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Subscriber;
 use crate::build::{BuildError, no};
 use crate::config::{Config, SerialConfig, same_file};
-use crate::exit::{Control, Ending, Exit, RunError};
+use crate::exit::{Control, Ending, Exit, RunError, StopReason};
 use crate::machine::Machine;
 use crate::serial::{Console, Leftovers, Place, SerialInput};
 use crate::vcpu::{self, Machinery, VcpuThread};
@@ -150,7 +150,7 @@ impl Vm {
         // A guest that has ended counts for more than what went wrong on the way out.
         let end = running.machinery.ending.take();
         watched?;
-        let exit = end.unwrap_or(Ok(Exit::Stopped))?;
+        let exit = end.unwrap_or(Ok(Exit::Stopped(StopReason::Asked)))?;
         joined?;
         tracing::info!(name, "{exit}");
         Ok(exit)
@@ -202,7 +202,7 @@ fn watch(ending: &Arc<Ending>, serial_input: SerialInput, subscribers: Vec<Subsc
         let timeout = match ending.time_left() {
             None => -1,
             Some(Duration::ZERO) => {
-                ending.end(Ok(Exit::Stopped));
+                ending.end(Ok(Exit::Stopped(StopReason::GraceExpired)));
                 break;
             }
             // Rounded up: a wait of less than a millisecond is no busy loop.

@@ -65,7 +65,7 @@ fn command(words: &[String]) -> Command {
 const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 cryptomgr.notests";
 
 fn command_line(vmm: &str, kernel: &str, initrd: &str, rootfs: &str, interactive: bool) -> Vec<String> {
-    let task = if interactive { "quiet vmm.show vmm.then=sh" } else { "vmm.show" };
+    let task = if interactive { "quiet vmm.show vmm.then=sh" } else { "vmm.cpuinfo vmm.show" };
     let cmdline = format!("{CMDLINE} {task}");
     ["run", "--kernel", kernel, "--initrd", initrd, "--rootfs", rootfs, "--cmdline", &cmdline].iter().fold(
         vec![vmm.to_owned()],
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(
             process::shown(&command(&words)),
             "vmm run --kernel /guest/vmlinux --initrd /guest/initrd --rootfs /guest/rootfs.ext4 \
-             --cmdline 'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 cryptomgr.notests vmm.show'"
+             --cmdline 'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 cryptomgr.notests vmm.cpuinfo vmm.show'"
         );
     }
 }

@@ -12,7 +12,7 @@ mod skip;
 
 use std::time::Duration;
 
-use vmm::{Crash, Exit};
+use vmm::{Crash, Exit, StopReason};
 
 use rig::{Rig, skip};
 
@@ -80,21 +80,21 @@ fn the_power_button_interrupts_a_halted_guest() {
 fn a_halted_vcpu_can_be_stopped() {
     skip!();
     let rig = Rig::new(programs::HALT).when("R", |control| control.stop());
-    assert_eq!(rig.run(), (Exit::Stopped, "R".to_owned()));
+    assert_eq!(rig.run(), (Exit::Stopped(StopReason::Asked), "R".to_owned()));
 }
 
 #[test]
 fn a_spinning_vcpu_can_be_stopped() {
     skip!();
     let rig = Rig::new(programs::SPIN).when("R", |control| control.stop());
-    assert_eq!(rig.run(), (Exit::Stopped, "R".to_owned()));
+    assert_eq!(rig.run(), (Exit::Stopped(StopReason::Asked), "R".to_owned()));
 }
 
 #[test]
 fn a_guest_that_ignores_the_power_button_is_stopped_after_the_grace() {
     skip!();
     let rig = Rig::new(programs::SPIN).when("R", |control| control.shutdown(Duration::from_millis(50)));
-    assert_eq!(rig.run(), (Exit::Stopped, "R".to_owned()));
+    assert_eq!(rig.run(), (Exit::Stopped(StopReason::GraceExpired), "R".to_owned()));
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_guest_that_fills_a_console_nobody_reads_can_be_stopped() {
         .unread()
         .input(b"typed meanwhile")
         .when("", |control| control.shutdown(Duration::from_millis(200)));
-    assert_eq!(rig.run().0, Exit::Stopped);
+    assert_eq!(rig.run().0, Exit::Stopped(StopReason::GraceExpired));
 }
 
 #[test]

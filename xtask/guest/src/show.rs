@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `vmm.show`: what the guest sees of its machine.
+//! `vmm.show` and `vmm.cpuinfo`: what the guest sees of its machine.
 
 use crate::sys;
+
+/// Prints `/proc/cpuinfo`.
+pub(crate) fn cpuinfo() {
+    print!("{}", std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+}
 
 /// Prints processors, memory and disks.
 pub(crate) fn machine() {

@@ -4,6 +4,7 @@
 //!
 //! | parameter | meaning |
 //! |---|---|
+//! | `vmm.cpuinfo` | prints `/proc/cpuinfo` |
 //! | `vmm.show` | prints processors, memory and disks |
 //! | `vmm.run="CMD"` | runs CMD with `/bin/sh -c`, prints `vmm.run: exit status N` |
 //! | `vmm.powerbutton=1` | waits for the power button before it goes on |
@@ -71,6 +72,9 @@ pub(crate) fn run(cmdline: &Cmdline) -> Result<(), String> {
         crate::complain(format_args!("vmm.then={asked} is none of poweroff, reboot, halt, hang, sh: powering off"));
     }
     button::listen();
+    if cmdline.flag("vmm.cpuinfo") {
+        show::cpuinfo();
+    }
     if cmdline.flag("vmm.show") {
         show::machine();
     }

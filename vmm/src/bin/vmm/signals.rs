@@ -2,7 +2,7 @@
 
 //! SIGTERM, SIGINT, SIGHUP and SIGQUIT: the first one asks the guest to power off, the second one stops the VM.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -45,12 +45,24 @@ impl MutEventSubscriber for Watcher {
         let mut byte = [0];
         while io::Read::read(&mut self.signals.pipe, &mut byte).is_ok_and(|len| len > 0) {
             if std::mem::replace(&mut self.seen, true) {
-                tracing::info!("a second signal: the VM is stopped");
+                say(format_args!("a second signal: the VM is stopped"));
                 self.control.stop();
             } else {
-                tracing::info!("a signal: the power button is pressed");
+                say(format_args!(
+                    "the power button is pressed; a guest that hasn't powered off in {:?} is stopped, and so it is by a second signal",
+                    self.grace
+                ));
                 self.control.shutdown(self.grace);
             }
         }
+    }
+}
+
+/// For the person who pressed Ctrl-C; a program that sent a signal knows what it wanted, and finds the line in the log.
+fn say(what: std::fmt::Arguments<'_>) {
+    if io::stderr().is_terminal() {
+        eprintln!("vmm: {what}");
+    } else {
+        tracing::info!("{what}");
     }
 }
