@@ -98,7 +98,7 @@ fn internal_error(run: &kvm_run) -> Crash {
         // SAFETY: as above; this part of it is valid as its flag is set.
         let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
         let len = usize::from(bytes.insn_size).min(bytes.insn_bytes.len());
-        instruction.extend_from_slice(&bytes.insn_bytes[..len]);
+        instruction.extend(bytes.insn_bytes.iter().take(len));
     }
     Crash::InternalError { suberror: error.suberror, instruction }
 }
