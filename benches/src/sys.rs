@@ -2,6 +2,8 @@
 
 //! Two system calls that the standard library hasn't.
 
+#![expect(unsafe_code, reason = "system calls take raw pointers")]
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -20,7 +20,6 @@
         clippy::arithmetic_side_effects
     )
 )]
-#![deny(unsafe_code)]
 
 pub mod bus;
 pub mod i8042;

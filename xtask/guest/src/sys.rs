@@ -2,6 +2,8 @@
 
 //! The system calls that the standard library doesn't have. All `unsafe` of this program is in here.
 
+#![expect(unsafe_code, reason = "system calls take raw pointers")]
+
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{Error, Result};

@@ -62,8 +62,11 @@ impl Machine<'_> {
         qemu.stdin(Stdio::null()).stdout(complaints.try_clone()?).stderr(complaints);
         // The terminal's Ctrl-C is for this program, which then ends QEMU in its own way.
         qemu.process_group(0);
+        #[expect(unsafe_code, reason = "what runs between fork and exec is under the rules of signal handlers")]
         // SAFETY: the closure makes one system call and allocates nothing, as must be between fork and exec.
-        unsafe { qemu.pre_exec(die_with_parent) };
+        unsafe {
+            qemu.pre_exec(die_with_parent)
+        };
         qemu.spawn().with_context(|| format!("can't start {}", QEMU.program()))
     }
 }
