@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! All that a guest can talk to: buses, legacy ports, virtio transports and devices.
+//! All that a guest can talk to: buses, legacy ports, PCI, virtio transports and devices.
 //!
 //! Every value that comes in through a register or a ring was written by a hostile guest. The rules of this crate:
 //! no panic on what a guest wrote, every loop and allocation bounded, descriptors resolve to RAM only, a bad request
@@ -24,6 +24,7 @@
 pub mod bus;
 pub mod i8042;
 pub mod interrupt;
+pub mod pci;
 pub mod power;
 pub mod rtc;
 pub mod serial;

@@ -81,6 +81,11 @@ impl Core {
         self.device.features() | COMMON_FEATURES
     }
 
+    /// What the driver has accepted so far.
+    pub fn driver_features(&self) -> u64 {
+        self.driver_features
+    }
+
     /// The driver accepts features: word 0 holds bits 0 to 31, word 1 bits 32 to 63; there are no others.
     pub fn set_driver_features(&mut self, word: u32, value: u32) {
         if self.status & status::DRIVER == 0 || self.status & status::FEATURES_OK != 0 {
@@ -128,6 +133,11 @@ impl Core {
         if new & status::DRIVER_OK != 0 {
             self.start_queues();
         }
+    }
+
+    /// How many queues there are.
+    pub fn queue_count(&self) -> usize {
+        self.slots.len()
     }
 
     /// The largest size of a queue; 0 says that there is no such queue.

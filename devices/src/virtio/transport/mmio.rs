@@ -16,6 +16,7 @@ use super::super::device::VirtioDevice;
 use super::super::notifier::DeviceInterrupt;
 use super::Transport;
 use super::core::Core;
+use super::words::{feature_word, set_high, set_low};
 use crate::GuestRam;
 use crate::bus::BusDevice;
 use crate::interrupt::InterruptLine;
@@ -216,24 +217,6 @@ impl BusDevice for MmioTransport {
             self.write_register(offset, u32::from_le_bytes(word));
         }
     }
-}
-
-/// The 32 bits of `features` that selector `word` names; there are only two words.
-fn feature_word(features: u64, word: u32) -> u32 {
-    let [a, b, c, d, e, f, g, h] = features.to_le_bytes();
-    match word {
-        0 => u32::from_le_bytes([a, b, c, d]),
-        1 => u32::from_le_bytes([e, f, g, h]),
-        _ => 0,
-    }
-}
-
-fn set_low(address: &mut u64, value: u32) {
-    *address = *address & !0xffff_ffff | u64::from(value);
-}
-
-fn set_high(address: &mut u64, value: u32) {
-    *address = *address & 0xffff_ffff | u64::from(value) << 32;
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub mod core;
 pub mod mmio;
+pub mod pci;
+mod words;
 
 /// The host's way to turn a guest's write into a doorbell without leaving the kernel (`ioeventfd`).
 pub trait DoorbellBinder: Debug + Send + Sync {
