@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use devices::virtio::block::Block;
+use devices::virtio::block::{Block, BlockOptions};
 use devices::virtio::mock::{MockDriver, ram, readable, writable};
 use devices::virtio::queue::{Queue, QueueState};
 use devices::virtio::{DeviceInterrupt, Notifier, QueueResources, VirtioDevice, features};
@@ -59,7 +59,7 @@ impl Rig {
             doorbell: doorbell.try_clone().expect("there are descriptors"),
             notifier: Arc::new(Notifier::new(interrupt.clone())),
         };
-        let mut block = Block::new("vda", file, true).expect("the file is a disk");
+        let mut block = Block::new("vda", file, BlockOptions::default()).expect("the file is a disk");
         block.start_queue(0, resources, accepted).expect("there are threads");
         Self { _block: block, driver, doorbell, interrupt }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arch::layout::{VIRTIO_MMIO_SIZE, VIRTIO_MMIO_START};
 use criterion::{Criterion, criterion_group, criterion_main};
 use devices::bus::Bus;
-use devices::virtio::block::Block;
+use devices::virtio::block::{Block, BlockOptions};
 use devices::virtio::mock::ram;
 use devices::virtio::transport::mmio::MmioTransport;
 use vmm_sys_util::eventfd::EventFd;
@@ -27,7 +27,7 @@ fn bus() -> Bus {
     for index in 0..DEVICES {
         let mut file = tempfile::tempfile_in("/dev/shm").expect("/dev/shm is there");
         file.write_all(&[0; 512]).expect("there is memory");
-        let block = Block::new("vda", file, true).expect("the file is a disk");
+        let block = Block::new("vda", file, BlockOptions::default()).expect("the file is a disk");
         let line = EventFd::new(libc::EFD_CLOEXEC).expect("there are descriptors");
         let device = MmioTransport::new(Box::new(block), mem.clone(), Box::new(line)).expect("there are descriptors");
         bus.insert(base(index), VIRTIO_MMIO_SIZE, Arc::new(device)).expect("the ranges are apart");

@@ -30,6 +30,7 @@ pub mod rtc;
 pub mod serial;
 mod sys;
 pub mod throttle;
+pub mod token_bucket;
 pub mod virtio;
 
 /// Guest RAM as all devices see it.

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use devices::GuestRam;
 use devices::bus::BusDevice;
 use devices::interrupt::InterruptLine;
-use devices::virtio::block::Block;
+use devices::virtio::block::{Block, BlockOptions};
 use devices::virtio::mock::{MockDriver, ram, readable, writable};
 use devices::virtio::transport::Transport;
 use devices::virtio::transport::mmio::MmioTransport;
@@ -37,7 +37,9 @@ fn machine(read_only: bool) -> Machine {
     // Memory, not a disk: a fuzzer makes thousands a second.
     let mut file = tempfile::tempfile_in("/dev/shm").or_else(|_| tempfile::tempfile()).expect("a temporary file");
     file.write_all(&[0x5a; SECTORS * 512]).expect("room for an image");
-    let block = Block::new("vda", file.try_clone().expect("a descriptor"), read_only).expect("a sound image");
+    let mut options = BlockOptions::default();
+    options.read_only = read_only;
+    let block = Block::new("vda", file.try_clone().expect("a descriptor"), options).expect("a sound image");
     let mem = ram(RAM as usize);
     let line = EventFd::new(0).expect("an eventfd");
     let raised: Box<dyn InterruptLine> = Box::new(line.try_clone().expect("a descriptor"));

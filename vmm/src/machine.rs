@@ -13,7 +13,7 @@ use devices::power::{Power, PowerRegisters};
 use devices::rtc::Rtc;
 use devices::serial::SerialPort;
 use devices::virtio::VirtioDevice;
-use devices::virtio::block::Block;
+use devices::virtio::block::{Block, BlockOptions};
 use devices::virtio::transport::Transport;
 use devices::virtio::transport::mmio::{MmioTransport, QUEUE_NOTIFY};
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -77,8 +77,9 @@ impl<'a> Machine<'a> {
     /// A disk on an image that is open: `/dev/vda` is the first one.
     pub(crate) fn add_disk(&mut self, what: &'static str, disk: &Disk, image: File) -> Result<(), BuildError> {
         let name = disk_name(self.virtio.len());
-        let block =
-            Block::new(name, image, disk.readonly).map_err(|error| problem(what, &disk.path, error.to_string()))?;
+        let mut options = BlockOptions::default();
+        options.read_only = disk.readonly;
+        let block = Block::new(name, image, options).map_err(|error| problem(what, &disk.path, error.to_string()))?;
         self.add_virtio(Box::new(block))
     }
 

@@ -8,10 +8,11 @@
 //!
 //! The ring format (split rings, virtio 1.3 §2.7) is virtio-queue's and stays inside this module.
 
+use std::fmt::Display;
 use std::sync::atomic::Ordering;
 
 use thiserror::Error;
-use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
+use virtio_queue::{Queue as Ring, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::chain::{Chain, ChainError, DescriptorTable};
@@ -120,6 +121,8 @@ pub struct Queue {
     mem: GuestRam,
     indirect: bool,
     in_flight: InFlight,
+    /// The available index as it was when it was last read.
+    seen: u16,
 }
 
 impl Queue {
@@ -152,7 +155,6 @@ impl Queue {
                 return Err(QueueError::NotInRam { part, address, len });
             }
         }
-        let ring_error = |error: virtio_queue::Error| QueueError::Ring(error.to_string());
         let mut ring = Ring::new(max_size).map_err(ring_error)?;
         ring.try_set_size(size).map_err(ring_error)?;
         ring.try_set_desc_table_address(GuestAddress(descriptor_table)).map_err(ring_error)?;
@@ -163,7 +165,12 @@ impl Queue {
         ring.set_next_used(state.next_used);
         ring.set_ready(true);
         let indirect = accepted & features::RING_INDIRECT_DESC != 0;
-        Ok(Self { ring, mem, indirect, in_flight: InFlight::new(size) })
+        Ok(Self { ring, mem, indirect, in_flight: InFlight::new(size), seen: state.next_avail })
+    }
+
+    /// Descriptors.
+    pub fn size(&self) -> u16 {
+        self.ring.size()
     }
 
     /// Guest RAM, which the queue's buffers lie in.
@@ -171,30 +178,63 @@ impl Queue {
         &self.mem
     }
 
+    /// How many chains are to be taken: reads the available index, once, if all that it has promised before are taken.
+    pub fn available(&mut self) -> Result<u16, QueueError> {
+        let (next, size) = (self.ring.next_avail(), self.ring.size());
+        if self.seen == next {
+            let index = self.ring.avail_idx(&self.mem, Ordering::Acquire).map_err(ring_error)?.0;
+            if index.wrapping_sub(next) > size {
+                return Err(QueueError::AvailIndexJumped { index, next, size });
+            }
+            self.seen = index;
+        }
+        Ok(self.seen.wrapping_sub(next))
+    }
+
     /// Takes the next chain that the driver has made available, into `chain`. `Ok(None)`: there is none.
     ///
     /// The inner result tells a chain that can't be used; its head is in flight all the same, and goes back by
     /// [`Self::complete`] with a length of 0.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<Option<Popped>, QueueError> {
-        let size = self.ring.size();
-        let next = self.ring.next_avail();
-        let head = match self.ring.iter(&self.mem) {
-            Ok(mut available) => available.next().map(|found| found.head_index()),
-            Err(virtio_queue::Error::InvalidAvailRingIndex) => {
-                let index = self.ring.avail_idx(&self.mem, Ordering::Relaxed).map_or(0, |index| index.0);
-                return Err(QueueError::AvailIndexJumped { index, next, size });
-            }
-            Err(error) => return Err(QueueError::Ring(error.to_string())),
-        };
-        let Some(head) = head else { return Ok(None) };
+        if self.available()? == 0 {
+            return Ok(None);
+        }
+        let (next, size) = (self.ring.next_avail(), self.ring.size());
+        // Flags and index come before the entries, of two bytes each (virtio 1.3 §2.7.6). The size is a power of two.
+        let slot = u64::from(next & size.wrapping_sub(1)).saturating_mul(2).saturating_add(4);
+        let entry = GuestAddress(self.ring.avail_ring().saturating_add(slot));
+        let head = self.mem.load(entry, Ordering::Relaxed).map(u16::from_le).map_err(ring_error)?;
         if head >= size {
             return Err(QueueError::HeadOutOfRange { head, size });
         }
         if !self.in_flight.insert(head) {
             return Err(QueueError::HeadInFlight { head });
         }
-        let table = DescriptorTable { address: GuestAddress(self.ring.desc_table()), len: size };
-        Ok(Some((head, chain.read(&self.mem, table, head, self.indirect))))
+        self.ring.set_next_avail(next.wrapping_add(1));
+        Ok(Some((head, self.read(head, chain))))
+    }
+
+    /// Takes a chain again that was in flight when the queue was stopped, into `chain`. The driver must not have touched
+    /// it since; if it has, the chain is checked like any other.
+    pub fn take_again(&mut self, head: u16, chain: &mut Chain) -> Result<Popped, QueueError> {
+        let size = self.ring.size();
+        if head >= size {
+            return Err(QueueError::HeadOutOfRange { head, size });
+        }
+        if !self.in_flight.insert(head) {
+            return Err(QueueError::HeadInFlight { head });
+        }
+        Ok((head, self.read(head, chain)))
+    }
+
+    fn read(&self, head: u16, chain: &mut Chain) -> Result<(), ChainError> {
+        let table = DescriptorTable { address: GuestAddress(self.ring.desc_table()), len: self.ring.size() };
+        chain.read(&self.mem, table, head, self.indirect)
+    }
+
+    /// The chains that were taken and not given back.
+    pub fn in_flight(&self) -> impl Iterator<Item = u16> {
+        (0..self.ring.size()).filter(|head| self.in_flight.contains(*head))
     }
 
     /// Gives a chain back to the driver. `written` is how many bytes were written to its device-writable part.
@@ -202,39 +242,40 @@ impl Queue {
         if !self.in_flight.remove(head) {
             return Err(QueueError::NotInFlight { head });
         }
-        self.ring.add_used(&self.mem, head, written).map_err(|error| QueueError::Ring(error.to_string()))
+        self.ring.add_used(&self.mem, head, written).map_err(ring_error)
     }
 
     /// Whether the driver wants to be interrupted for what was completed since the last call.
     pub fn needs_notification(&mut self) -> Result<bool, QueueError> {
-        let wanted = self.ring.needs_notification(&self.mem).map_err(|error| QueueError::Ring(error.to_string()))?;
+        let wanted = self.ring.needs_notification(&self.mem).map_err(ring_error)?;
         if !wanted || self.ring.event_idx_enabled() {
             return Ok(wanted);
         }
         // Without EVENT_IDX the driver has a flag (virtio 1.3 §2.7.7): it is only a hint, and may be read at any time.
         const NO_INTERRUPT: u16 = 1;
-        let flags: u16 = self
-            .mem
-            .load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed)
-            .map_err(|error| QueueError::Ring(error.to_string()))?;
+        let flags: u16 = self.mem.load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed).map_err(ring_error)?;
         Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
     }
 
     /// Asks the driver for doorbells again, before the device goes to sleep. `true`: a chain has come in meanwhile, look
     /// before sleeping.
     pub fn enable_doorbell(&mut self) -> Result<bool, QueueError> {
-        self.ring.enable_notification(&self.mem).map_err(|error| QueueError::Ring(error.to_string()))
+        self.ring.enable_notification(&self.mem).map_err(ring_error)
     }
 
     /// Tells the driver that no doorbell is needed while the device is awake.
     pub fn disable_doorbell(&mut self) -> Result<(), QueueError> {
-        self.ring.disable_notification(&self.mem).map_err(|error| QueueError::Ring(error.to_string()))
+        self.ring.disable_notification(&self.mem).map_err(ring_error)
     }
 
     /// Where the queue stands.
     pub fn state(&self) -> QueueState {
         QueueState { next_avail: self.ring.next_avail(), next_used: self.ring.next_used() }
     }
+}
+
+fn ring_error(error: impl Display) -> QueueError {
+    QueueError::Ring(error.to_string())
 }
 
 /// The heads that the device has taken and not given back: a bit each.
@@ -251,6 +292,10 @@ impl InFlight {
     fn word(&mut self, head: u16) -> Option<(&mut u64, u64)> {
         let word = self.words.get_mut(usize::from(head >> 6))?;
         Some((word, 1 << (head & 63)))
+    }
+
+    fn contains(&self, head: u16) -> bool {
+        self.words.get(usize::from(head >> 6)).is_some_and(|word| word & (1 << (head & 63)) != 0)
     }
 
     /// `false`: it was in there already, or can't be.

@@ -1,87 +1,107 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The device: what it offers, and its queue's worker.
+//! The device: what it offers, its configuration space, and its queues' workers.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
 use std::sync::Arc;
 
-use thiserror::Error;
-
+use super::image::{BlockControl, BlockError, Image};
+use super::options::{BlockOptions, CacheMode, EngineChoice, Topology};
+use super::request::{MAX_RANGE_SECTORS, MAX_RANGES};
 use super::spec;
-use super::worker::Worker;
-use crate::throttle::Throttle;
+use super::worker::{Stopped, Worker};
+use crate::sys::ring::Setup;
 use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
 use crate::virtio::queue::QueueState;
 
-/// Bytes of a sector: the unit of all addresses (virtio 1.3 §5.2.4), whatever the image's block size is.
-pub const SECTOR_SIZE: u64 = 512;
-
-/// Descriptors of a queue.
-const QUEUE_SIZE: u16 = 256;
-
-/// The most segments that a request can have: a header and a status byte take a descriptor each.
-const SEG_MAX: u32 = 254;
-
-/// Why a file can't be a disk.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum BlockError {
-    /// The size can't be found out.
-    #[error("its size can't be found out: {0}")]
-    Size(#[source] io::Error),
-    /// There is nothing in it.
-    #[error("it is empty: a disk has at least one sector of 512 bytes")]
-    Empty,
-    /// The size isn't one of a disk.
-    #[error("its size of {0} bytes is not a multiple of 512")]
-    NotSectors(u64),
+/// What is kept of a queue that doesn't run, or runs.
+#[derive(Debug, Default)]
+struct QueueSlot {
+    worker: Option<Worker>,
+    /// Chains that were in flight when the queue was stopped.
+    unfinished: Vec<u16>,
 }
 
-/// An image, and what is needed to serve requests on it.
-#[derive(Debug)]
-pub(super) struct Image {
-    pub(super) file: File,
-    pub(super) sectors: u64,
-    pub(super) read_only: bool,
-    /// Requests that failed. Kept here, so that a reset doesn't make its lines flow again.
-    pub(super) failures: Throttle,
-    /// Rings that lied.
-    pub(super) lies: Throttle,
-}
-
-/// A block device with one queue, served by a thread of its own.
+/// A block device, each queue of which is served by a thread of its own.
 #[derive(Debug)]
 pub struct Block {
-    name: String,
     image: Arc<Image>,
-    worker: Option<Worker>,
+    queue_sizes: Vec<u16>,
+    queues: Vec<QueueSlot>,
 }
 
 impl Block {
-    /// A disk on `file`, which is open for writing unless `read_only`. `name` stands in log lines and names the thread.
-    pub fn new(name: impl Into<String>, mut file: File, read_only: bool) -> Result<Self, BlockError> {
-        // Unlike the metadata, the end of a block device is its size too.
-        let size = file.seek(SeekFrom::End(0)).map_err(BlockError::Size)?;
-        if size == 0 {
-            return Err(BlockError::Empty);
+    /// A disk on `file`, which is open for writing unless the options say read-only. `name` stands in log lines and names
+    /// the threads.
+    ///
+    /// # Errors
+    ///
+    /// When the file or the options are none of a disk, or `io_uring` is asked for by name and can't be used.
+    pub fn new(name: impl Into<String>, file: File, mut options: BlockOptions) -> Result<Self, BlockError> {
+        let name = name.into();
+        if options.engine != EngineChoice::Sync
+            && let Err(error) = Setup::new(options.queue_size)
+        {
+            if options.engine == EngineChoice::IoUring {
+                return Err(BlockError::NoIoUring(error));
+            }
+            tracing::warn!(disk = name, "io_uring can't be used, so requests are done one by one: {error}");
+            options.engine = EngineChoice::Sync;
         }
-        if !size.is_multiple_of(SECTOR_SIZE) {
-            return Err(BlockError::NotSectors(size));
+        let image = Arc::new(Image::new(name, file, options)?);
+        let count = usize::from(image.options.queues);
+        let queues = std::iter::repeat_with(QueueSlot::default).take(count).collect();
+        Ok(Self { queue_sizes: vec![image.options.queue_size; count], image, queues })
+    }
+
+    /// The host's way to this disk while a VM has it.
+    pub fn control(&self) -> BlockControl {
+        BlockControl(self.image.clone())
+    }
+
+    fn queue(&mut self, index: u16) -> Option<&mut QueueSlot> {
+        self.queues.get_mut(usize::from(index))
+    }
+
+    /// The configuration space (virtio 1.3 §5.2.4). What isn't offered is zero.
+    fn config(&self) -> [u8; spec::CONFIG_SIZE] {
+        let image = &self.image;
+        let Topology { block_size, physical_block_exp, min_io_size, opt_io_size } = image.topology;
+        // A header and a status byte take a descriptor each.
+        let seg_max = u32::from(image.options.queue_size.saturating_sub(2));
+        let mut config = [0; spec::CONFIG_SIZE];
+        let mut set = |at: usize, value: &[u8]| {
+            for (to, from) in config.iter_mut().skip(at).zip(value) {
+                *to = *from;
+            }
+        };
+        set(spec::CONFIG_CAPACITY, &image.sectors().to_le_bytes());
+        set(spec::CONFIG_SEG_MAX, &seg_max.to_le_bytes());
+        set(spec::CONFIG_BLK_SIZE, &block_size.to_le_bytes());
+        set(spec::CONFIG_PHYSICAL_BLOCK_EXP, &[physical_block_exp]);
+        set(spec::CONFIG_MIN_IO_SIZE, &min_io_size.to_le_bytes());
+        set(spec::CONFIG_OPT_IO_SIZE, &opt_io_size.to_le_bytes());
+        if image.options.queues > 1 {
+            set(spec::CONFIG_NUM_QUEUES, &image.options.queues.to_le_bytes());
         }
-        let sectors = size / SECTOR_SIZE;
-        Ok(Self {
-            name: name.into(),
-            image: Arc::new(Image { file, sectors, read_only, failures: Throttle::new(), lies: Throttle::new() }),
-            worker: None,
-        })
+        if image.discards {
+            let ranges = u32::try_from(MAX_RANGES).unwrap_or(u32::MAX);
+            let alignment = image.raw.discard_unit() >> 9;
+            set(spec::CONFIG_MAX_DISCARD_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
+            set(spec::CONFIG_MAX_DISCARD_SEG, &ranges.to_le_bytes());
+            set(spec::CONFIG_DISCARD_SECTOR_ALIGNMENT, &alignment.to_le_bytes());
+            set(spec::CONFIG_MAX_WRITE_ZEROES_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
+            set(spec::CONFIG_MAX_WRITE_ZEROES_SEG, &ranges.to_le_bytes());
+            set(spec::CONFIG_WRITE_ZEROES_MAY_UNMAP, &[1]);
+        }
+        config
     }
 }
 
 #[cfg(test)]
 impl Block {
-    pub(super) fn lies(&self) -> u64 {
-        self.image.lies.times()
+    pub(super) fn image(&self) -> &Image {
+        &self.image
     }
 }
 
@@ -91,67 +111,84 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let read_only = if self.image.read_only { spec::F_RO } else { 0 };
-        spec::F_SEG_MAX | spec::F_FLUSH | read_only
+        let BlockOptions { read_only, queues, cache, .. } = self.image.options;
+        let when = |condition: bool, feature: u64| if condition { feature } else { 0 };
+        spec::F_SEG_MAX
+            | spec::F_BLK_SIZE
+            | spec::F_TOPOLOGY
+            | when(read_only, spec::F_RO)
+            | when(queues > 1, spec::F_MQ)
+            | when(self.image.discards, spec::F_DISCARD | spec::F_WRITE_ZEROES)
+            // A device without it is one whose writes are durable when they complete (virtio 1.3 §5.2.6.2). The driver
+            // can't change its mind between the two: CONFIG_WCE isn't offered.
+            | when(cache == CacheMode::Writeback, spec::F_FLUSH)
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        &self.queue_sizes
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let mut config = [0; spec::CONFIG_SIZE];
-        let fields: [(usize, &[u8]); 2] = [
-            (spec::CONFIG_CAPACITY, &self.image.sectors.to_le_bytes()),
-            (spec::CONFIG_SEG_MAX, &SEG_MAX.to_le_bytes()),
-        ];
-        for (at, value) in fields {
-            for (to, from) in config.iter_mut().skip(at).zip(value) {
-                *to = *from;
-            }
-        }
+        let config = self.config();
         let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
         for (to, from) in data.iter_mut().zip(rest) {
             *to = *from;
         }
     }
 
+    fn attach(&mut self, notifier: &Arc<crate::virtio::Notifier>) {
+        self.image.attach(notifier);
+    }
+
     fn start_queue(&mut self, index: u16, resources: QueueResources, features: u64) -> Result<(), StartError> {
-        if index != 0 {
-            return Err(StartError::NoSuchQueue { index });
-        }
-        if self.worker.is_some() {
+        let image = self.image.clone();
+        let slot = self.queue(index).ok_or(StartError::NoSuchQueue { index })?;
+        if slot.worker.is_some() {
             return Err(StartError::Running { index });
         }
         // A driver that knows no FLUSH must find its writes durable when they complete (virtio 1.3 §5.2.6.2).
-        let write_through = features & spec::F_FLUSH == 0;
-        let worker = Worker::start(&self.name, index, self.image.clone(), resources, write_through)
+        let durable = features & spec::F_FLUSH == 0;
+        let unfinished = std::mem::take(&mut slot.unfinished);
+        let worker = Worker::start(index, image, resources, durable, unfinished)
             .map_err(|source| StartError::Host { index, source })?;
-        self.worker = Some(worker);
+        slot.worker = Some(worker);
         Ok(())
     }
 
     fn request_stop(&mut self, index: u16) {
-        if index == 0 {
-            self.worker.iter().for_each(Worker::request_stop);
+        if let Some(slot) = self.queue(index) {
+            slot.worker.iter().for_each(Worker::request_stop);
         }
     }
 
     fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
-        if index != 0 {
-            return None;
-        }
-        self.worker.take().map(Worker::stop)
+        let slot = self.queue(index)?;
+        let Stopped { state, unfinished } = slot.worker.take()?.stop();
+        slot.unfinished = unfinished;
+        self.image.set_doorbell(index, None);
+        Some(state)
     }
 
     fn reset(&mut self) {
-        // Nothing that a driver sets is kept here.
-        let Self { name: _, image: _, worker: _ } = self;
+        // All that is kept of what a driver has set are the requests that it wanted.
+        let Self { image: _, queue_sizes: _, queues } = self;
+        for QueueSlot { worker: _, unfinished } in queues {
+            unfinished.clear();
+        }
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.stop_queue(0);
+        for index in 0..self.image.options.queues {
+            self.request_stop(index);
+        }
+        for index in 0..self.image.options.queues {
+            self.stop_queue(index);
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;

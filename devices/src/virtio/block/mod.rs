@@ -1,13 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! virtio-blk (virtio 1.3 §5.2) on a raw file.
+//! virtio-blk (virtio 1.3 §5.2) on a raw file or block device.
 //!
-//! The guest controls request type, sector, lengths and buffers. It can read and write the sectors of its own image, as
-//! far as the image goes, and nothing else: the file never grows, and a read-only image is never written.
+//! The guest controls request type, sector, lengths and buffers, and how much of all that there is at once. It can read
+//! and change the sectors of its own image, as far as the image goes, and nothing else: the file never grows, and a
+//! read-only image is never written. What it gets of the host's memory is bounded by the size of its queues, of the
+//! host's time by the rate limits that its owner has set.
 
 mod device;
+mod engine;
+mod image;
+mod options;
+mod raw;
 mod request;
+#[cfg(test)]
+mod rig;
+mod runner;
 mod spec;
 mod worker;
 
-pub use device::{Block, BlockError, SECTOR_SIZE};
+pub use device::Block;
+pub use image::{BlockControl, BlockError, SECTOR_SIZE};
+pub use options::{
+    BadSerial, BlockOptions, CacheMode, EngineChoice, MAX_QUEUE_SIZE, MAX_QUEUES, OnError, Serial, Topology,
+};

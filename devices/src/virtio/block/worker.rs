@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The thread that serves a queue: asleep until the doorbell rings, then at work until the queue is empty.
+//! The thread that serves a queue: how it starts, and how it ends.
 
 use std::io;
 use std::sync::Arc;
@@ -9,62 +9,82 @@ use std::thread::{self, JoinHandle};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::Image;
-use super::request::Server;
-use crate::sys::VectoredIo;
-use crate::virtio::chain::Chain;
+use super::engine::Engine;
+use super::image::Image;
+use super::options::EngineChoice;
+use super::runner::Runner;
+use crate::sys::ring::Setup;
+use crate::throttle::Throttle;
 use crate::virtio::device::QueueResources;
 use crate::virtio::notifier::Notifier;
-use crate::virtio::queue::{Queue, QueueError, QueueState};
+use crate::virtio::queue::QueueState;
 
 /// Bytes of a worker's stack: many times what a request needs. The default of 2 MiB may get a huge page, all of which is
 /// then resident.
 const STACK: usize = 256 << 10;
 
+/// How a queue has stopped.
+#[derive(Debug, Default)]
+pub(super) struct Stopped {
+    pub(super) state: QueueState,
+    /// Chains that were taken and not given back: they are taken again when the queue goes on.
+    pub(super) unfinished: Vec<u16>,
+}
+
 /// A running queue.
 #[derive(Debug)]
 pub(super) struct Worker {
-    thread: JoinHandle<QueueState>,
+    thread: JoinHandle<Stopped>,
     stop: Arc<AtomicBool>,
     doorbell: EventFd,
 }
 
 impl Worker {
     pub(super) fn start(
-        disk: &str,
         index: u16,
         image: Arc<Image>,
         resources: QueueResources,
-        write_through: bool,
+        durable: bool,
+        unfinished: Vec<u16>,
     ) -> io::Result<Self> {
-        let QueueResources { mut queue, doorbell: wake, notifier } = resources;
+        let QueueResources { queue, doorbell: wake, notifier } = resources;
+        let setup = setup(&image, queue.size())?;
         let stop = Arc::new(AtomicBool::new(false));
         // The queue may hold chains already: a driver needn't ring before the device sleeps.
         let doorbell = wake.try_clone()?;
         doorbell.write(1)?;
-        let (stopped, name) = (stop.clone(), disk.to_owned());
-        let thread = thread::Builder::new().name(format!("{disk} q{index}")).stack_size(STACK).spawn(move || {
-            let guard = FailGuard(&notifier);
-            let io = VectoredIo::default();
-            let mut server = Server { name: &name, image: &image, write_through, io, stopped: &stopped };
-            let mut chain = Chain::with_capacity(256);
-            while doorbell.read().is_ok() && !stopped.load(Ordering::Acquire) {
-                let drained = drain(&mut queue, &mut chain, &mut server, &stopped, || notifier.used(index));
-                if let Err(error) = drained {
+        image.set_doorbell(index, Some(wake.try_clone()?));
+        let stopped = stop.clone();
+        let thread =
+            thread::Builder::new().name(format!("{} q{index}", image.name)).stack_size(STACK).spawn(move || {
+                let guard = FailGuard(&notifier);
+                let engine = Engine::new(setup, queue.size(), doorbell, queue.mem().clone());
+                let stopped = match engine {
+                    Ok(engine) => {
+                        let (image, notifier) = (image.clone(), notifier.clone());
+                        let mut runner = Runner::new(index, queue, engine, image, notifier, stopped, durable);
+                        let failed = runner.run(&unfinished).err();
+                        (
+                            failed,
+                            Stopped { state: runner.queue.state(), unfinished: runner.queue.in_flight().collect() },
+                        )
+                    }
+                    Err(error) => (Some(error.into()), Stopped { state: queue.state(), unfinished }),
+                };
+                let (failed, stopped) = stopped;
+                if let Some(error) = failed {
                     if let Some(times) = image.lies.hit() {
-                        tracing::warn!(disk = name, times, "queue {index} lies and has stopped: {error}");
+                        tracing::warn!(disk = image.name, queue = index, times, "{error}");
                     }
                     notifier.set_needs_reset();
-                    break;
                 }
-            }
-            std::mem::forget(guard);
-            queue.state()
-        })?;
+                std::mem::forget(guard);
+                stopped
+            })?;
         Ok(Self { thread, stop, doorbell: wake })
     }
 
-    /// Ends the thread after the request that it is at.
+    /// Ends the thread after the step that it is at.
     pub(super) fn request_stop(&self) {
         self.stop.store(true, Ordering::Release);
         // Only a full counter makes this fail, and then the thread wakes up as well.
@@ -72,9 +92,30 @@ impl Worker {
     }
 
     /// Ends the thread, and waits for it.
-    pub(super) fn stop(self) -> QueueState {
+    pub(super) fn stop(self) -> Stopped {
         self.request_stop();
         self.thread.join().unwrap_or_default()
+    }
+}
+
+/// The ring of an engine that has one.
+fn setup(image: &Image, slots: u16) -> io::Result<Option<Setup>> {
+    static MISSING: Throttle = Throttle::new();
+    match (image.options.engine, Setup::new) {
+        (EngineChoice::Sync, _) => Ok(None),
+        (EngineChoice::IoUring, new) => new(slots).map(Some),
+        // It was there when the disk was opened, so this is a limit that was reached since.
+        (EngineChoice::Automatic, new) => Ok(new(slots)
+            .inspect_err(|error| {
+                if let Some(times) = MISSING.hit() {
+                    tracing::warn!(
+                        disk = image.name,
+                        times,
+                        "io_uring can't be used, so requests are done one by one: {error}"
+                    );
+                }
+            })
+            .ok()),
     }
 }
 
@@ -84,49 +125,6 @@ struct FailGuard<'a>(&'a Notifier);
 impl Drop for FailGuard<'_> {
     fn drop(&mut self) {
         self.0.set_needs_reset();
-    }
-}
-
-fn drain(
-    queue: &mut Queue,
-    chain: &mut Chain,
-    server: &mut Server<'_>,
-    stopped: &AtomicBool,
-    interrupt: impl Fn(),
-) -> Result<(), QueueError> {
-    let mem = queue.mem().clone();
-    // What `enable_doorbell` said of the turn before.
-    let mut promised = false;
-    loop {
-        queue.disable_doorbell()?;
-        let mut found = false;
-        while let Some((head, usable)) = queue.pop(chain)? {
-            found = true;
-            let written = match usable {
-                Ok(()) => server.serve(&mem, chain),
-                Err(error) => {
-                    if let Some(times) = server.image.failures.hit() {
-                        tracing::debug!(disk = server.name, times, "a request is dropped: {error}");
-                    }
-                    0
-                }
-            };
-            queue.complete(head, written)?;
-            if queue.needs_notification()? {
-                interrupt();
-            }
-            if stopped.load(Ordering::Acquire) {
-                return Ok(());
-            }
-        }
-        // A ring whose flags and index are the same bytes, say, would keep us here for ever.
-        if promised && !found {
-            return Err(QueueError::AvailIndexWentBack);
-        }
-        promised = queue.enable_doorbell()?;
-        if !promised || stopped.load(Ordering::Acquire) {
-            return Ok(());
-        }
     }
 }
 

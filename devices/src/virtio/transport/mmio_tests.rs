@@ -5,7 +5,7 @@ use std::io::Write;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::virtio::block::Block;
+use crate::virtio::block::{Block, BlockOptions};
 use crate::virtio::mock::{MockDriver, ram, readable, writable};
 use crate::virtio::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 
@@ -20,7 +20,7 @@ fn machine() -> Machine {
     file.write_all(&[0x42; 1024]).unwrap();
     let mem = ram(0x10_0000);
     let line = EventFd::new(libc::EFD_CLOEXEC).unwrap();
-    let block = Block::new("vda", file, false).unwrap();
+    let block = Block::new("vda", file, BlockOptions::default()).unwrap();
     let transport = MmioTransport::new(Box::new(block), mem.clone(), Box::new(line.try_clone().unwrap())).unwrap();
     Machine { transport, mem, line }
 }
@@ -119,7 +119,8 @@ fn the_configuration_space_answers_every_width_and_ends_in_zeros() {
     machine.transport.read(register::CONFIG, &mut whole);
     assert_eq!(whole[..8], 2u64.to_le_bytes());
     assert_eq!(whole[12..16], 254u32.to_le_bytes());
-    assert_eq!(whole[16..], [0; 48]);
+    assert_eq!(whole[20..24], 512u32.to_le_bytes());
+    assert_eq!(whole[60..], [0; 4]);
     for offset in 0..64usize {
         for width in [1, 2, 3, 4, 8] {
             let mut part = vec![0xff; width];

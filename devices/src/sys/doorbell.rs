@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Waiting for a doorbell, for a time.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use vmm_sys_util::eventfd::EventFd;
+
+/// Sleeps until the doorbell has been rung or `timeout` is over, and makes it silent again.
+pub(crate) fn wait(doorbell: &EventFd, timeout: Option<Duration>) -> io::Result<()> {
+    if let Some(timeout) = timeout {
+        let seconds = libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX);
+        let timeout = libc::timespec { tv_sec: seconds, tv_nsec: timeout.subsec_nanos().into() };
+        let mut poll = libc::pollfd { fd: doorbell.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd and a timespec, both of which live on this stack during the call; no signal mask.
+        let ready = unsafe { libc::ppoll(&raw mut poll, 1, &raw const timeout, std::ptr::null()) };
+        if ready <= 0 {
+            let error = io::Error::last_os_error();
+            let over = ready == 0 || error.kind() == io::ErrorKind::Interrupted;
+            return if over { Ok(()) } else { Err(error) };
+        }
+    }
+    match doorbell.read() {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_ends_the_wait_and_is_taken_once() {
+        let doorbell = EventFd::new(libc::EFD_CLOEXEC).unwrap();
+        doorbell.write(3).unwrap();
+        wait(&doorbell, Some(Duration::MAX)).unwrap();
+        wait(&doorbell, Some(Duration::ZERO)).unwrap();
+        doorbell.write(1).unwrap();
+        wait(&doorbell, None).unwrap();
+    }
+}

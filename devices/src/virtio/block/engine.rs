@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Who does what a request asks for: this thread at once, or the kernel meanwhile.
+//!
+//! `io_uring` hands what can't be done at once to threads of the kernel, which costs several times what a copy from the
+//! page cache does. So with the page cache, what it holds is read and what is written to it is written right here; the
+//! ring gets what would wait for the disk. Direct I/O always waits, and all of it goes to the ring.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::image::Image;
+use super::raw::Raw;
+use super::request::Step;
+use crate::GuestRam;
+use crate::sys::doorbell;
+use crate::sys::ring::{Completion, Operation, Ring, Setup};
+use crate::sys::transfer::{Direction, Transfer};
+
+/// What became of a step.
+pub(super) enum Started {
+    /// It is done, and has moved so many bytes.
+    Done(io::Result<u32>),
+    /// The kernel has it.
+    InKernel,
+    /// This thread would have to wait for the disk. Nothing has happened; ask again when there is time.
+    WouldWait,
+}
+
+/// One queue's engine.
+pub(super) enum Engine {
+    /// All is done at once, by this thread.
+    Sync { transfers: Vec<Transfer>, doorbell: EventFd, _mem: GuestRam },
+    /// What would wait is done by the kernel.
+    Ring(Box<Ring>),
+}
+
+impl Engine {
+    /// An engine for a queue of `slots` descriptors, made by the thread that uses it.
+    pub(super) fn new(setup: Option<Setup>, slots: u16, doorbell: EventFd, mem: GuestRam) -> io::Result<Self> {
+        match setup {
+            Some(setup) => Ok(Self::Ring(Box::new(Ring::new(setup, slots, doorbell, mem)?))),
+            None => {
+                let transfers = std::iter::repeat_with(Transfer::default).take(slots.into()).collect();
+                Ok(Self::Sync { transfers, doorbell, _mem: mem })
+            }
+        }
+    }
+
+    /// The buffers of a slot; `None` while the kernel has them.
+    pub(super) fn transfer(&mut self, slot: u16) -> Option<&mut Transfer> {
+        match self {
+            Self::Sync { transfers, .. } => transfers.get_mut(usize::from(slot)),
+            Self::Ring(ring) => ring.transfer(slot),
+        }
+    }
+
+    /// Does a step, or begins with it. With `may_wait` it never answers [`Started::WouldWait`].
+    pub(super) fn start(
+        &mut self,
+        slot: u16,
+        step: Step,
+        image: &Arc<Image>,
+        durable: bool,
+        may_wait: bool,
+    ) -> Started {
+        let raw = &image.raw;
+        let Some(transfer) = self.transfer(slot) else {
+            return Started::Done(Err(io::ErrorKind::ResourceBusy.into()));
+        };
+        // What needs no wait is done here, whatever the engine.
+        match step {
+            Step::Read { offset } => {
+                if let Some(result) = raw.read_cached(transfer, offset) {
+                    return Started::Done(result);
+                }
+            }
+            Step::Write { offset } if !durable && !raw.is_direct() => {
+                return Started::Done(raw.write(transfer, offset, false));
+            }
+            Step::Finish(_) => return Started::Done(Ok(0)),
+            _ => {}
+        }
+        if let Self::Ring(ring) = self
+            && let Some(operation) = operation(raw, step, durable)
+        {
+            return match ring.start(slot, operation, raw.file()) {
+                Ok(true) => Started::InKernel,
+                Ok(false) => Started::Done(Ok(0)),
+                Err(error) => Started::Done(Err(error)),
+            };
+        }
+        if !may_wait {
+            return Started::WouldWait;
+        }
+        match self.transfer(slot) {
+            Some(transfer) => Started::Done(run(raw, transfer, step, durable)),
+            None => Started::Done(Err(io::ErrorKind::ResourceBusy.into())),
+        }
+    }
+
+    /// The next step that the kernel has done.
+    pub(super) fn next(&mut self) -> io::Result<Option<Completion>> {
+        match self {
+            Self::Sync { .. } => Ok(None),
+            Self::Ring(ring) => ring.next(),
+        }
+    }
+
+    /// Steps that the kernel has.
+    pub(super) fn in_kernel(&self) -> usize {
+        match self {
+            Self::Sync { .. } => 0,
+            Self::Ring(ring) => ring.operations(),
+        }
+    }
+
+    /// Lets the kernel begin with what was started.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        match self {
+            Self::Sync { .. } => Ok(()),
+            Self::Ring(ring) => ring.submit(),
+        }
+    }
+
+    /// Sleeps until the doorbell rings, the kernel has done a step, or `timeout` is over.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Sync { doorbell, .. } => doorbell::wait(doorbell, timeout),
+            Self::Ring(ring) => ring.wait(timeout),
+        }
+    }
+
+    /// Asks the kernel to give back what it has not begun with. Nobody listens to the doorbell any more.
+    pub(super) fn cancel(&mut self) -> io::Result<()> {
+        match self {
+            Self::Sync { .. } => Ok(()),
+            Self::Ring(ring) => ring.cancel(),
+        }
+    }
+}
+
+/// What the ring shall do for a step; `None`: it can't.
+fn operation(raw: &Raw, step: Step, durable: bool) -> Option<Operation> {
+    match step {
+        Step::Read { offset } => Some(Operation::Transfer { direction: Direction::Read, offset, flags: 0 }),
+        Step::Write { offset } => {
+            let flags = if durable { libc::RWF_DSYNC } else { 0 };
+            Some(Operation::Transfer { direction: Direction::Write, offset, flags })
+        }
+        Step::Sync => Some(Operation::Sync),
+        Step::Discard { offset, len } => {
+            let mode = raw.discard_mode()?;
+            Some(Operation::Allocate { mode, offset, len })
+        }
+        Step::Zero { offset, len, unmap } => Some(Operation::Allocate { mode: raw.zero_mode(unmap), offset, len }),
+        Step::Finish(_) => None,
+    }
+}
+
+/// Does a step, however long that takes.
+fn run(raw: &Raw, transfer: &mut Transfer, step: Step, durable: bool) -> io::Result<u32> {
+    match step {
+        Step::Read { offset } => raw.read(transfer, offset),
+        Step::Write { offset } => raw.write(transfer, offset, durable),
+        Step::Sync => raw.sync().map(|()| 0),
+        Step::Discard { offset, len } => raw.discard(offset, len).map(|()| 0),
+        Step::Zero { offset, len, unmap } => raw.make_zero(offset, len, unmap).map(|()| 0),
+        Step::Finish(_) => Ok(0),
+    }
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What all queues of a disk share: the image, how large it is just now, and what has gone wrong.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::options::{BlockOptions, MAX_QUEUE_SIZE, MAX_QUEUES, Topology};
+use super::raw::Raw;
+use crate::throttle::Throttle;
+use crate::virtio::notifier::Notifier;
+
+/// Bytes of a sector: the unit of all addresses (virtio 1.3 §5.2.4), whatever the image's block size is.
+pub const SECTOR_SIZE: u64 = 512;
+
+/// The smallest queue: a header, data and a status byte take a descriptor each.
+const MIN_QUEUE_SIZE: u16 = 4;
+
+/// Why a file can't be a disk.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BlockError {
+    /// The size can't be found out.
+    #[error("its size can't be found out: {0}")]
+    Size(#[source] io::Error),
+    /// There is nothing in it.
+    #[error("it is empty: a disk has at least one sector of 512 bytes")]
+    Empty,
+    /// The size isn't one of a disk.
+    #[error("its size of {0} bytes is not a multiple of 512")]
+    NotSectors(u64),
+    /// The size isn't one of a disk with these blocks.
+    #[error("its size of {size} bytes is not a multiple of its block size, {block_size}")]
+    NotBlocks {
+        /// Bytes.
+        size: u64,
+        /// Bytes of a block.
+        block_size: u32,
+    },
+    /// A block size that is none.
+    #[error("a block size of {0} is not a power of two from 512 on")]
+    BadBlockSize(u32),
+    /// A number of queues that can't be.
+    #[error("{0} queues: a disk has 1 to {MAX_QUEUES}")]
+    BadQueues(u16),
+    /// A queue size that can't be.
+    #[error("a queue size of {0} is not a power of two from {MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}")]
+    BadQueueSize(u16),
+    /// The host has no `io_uring`, or doesn't let us use it.
+    #[error("io_uring can't be used on this host: {0}; engine=sync needs none")]
+    NoIoUring(#[source] io::Error),
+}
+
+/// An image, and what is needed to serve requests on it.
+#[derive(Debug)]
+pub(super) struct Image {
+    /// Stands in log lines and names the threads.
+    pub(super) name: String,
+    pub(super) raw: Raw,
+    pub(super) options: BlockOptions,
+    pub(super) topology: Topology,
+    /// Whether DISCARD and WRITE_ZEROES are offered.
+    pub(super) discards: bool,
+    sectors: AtomicU64,
+    notifier: OnceLock<Arc<Notifier>>,
+    /// The doorbells of the queues that run, for whoever wants their attention.
+    doorbells: Mutex<BTreeMap<u16, EventFd>>,
+    /// Counts how often held requests were let go.
+    resumed: AtomicU64,
+    held: AtomicUsize,
+    /// Requests that failed. Kept here, so that a reset doesn't make its lines flow again.
+    pub(super) failures: Throttle,
+    /// Rings that lied.
+    pub(super) lies: Throttle,
+}
+
+impl Image {
+    pub(super) fn new(name: String, file: File, options: BlockOptions) -> Result<Self, BlockError> {
+        let BlockOptions { queues, queue_size, .. } = options;
+        if !(1..=MAX_QUEUES).contains(&queues) {
+            return Err(BlockError::BadQueues(queues));
+        }
+        if !queue_size.is_power_of_two() || !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&queue_size) {
+            return Err(BlockError::BadQueueSize(queue_size));
+        }
+        let raw = Raw::new(file, options.direct).map_err(BlockError::Size)?;
+        let topology = options.topology.unwrap_or_else(|| raw.topology());
+        if !topology.block_size.is_power_of_two() || u64::from(topology.block_size) < SECTOR_SIZE {
+            return Err(BlockError::BadBlockSize(topology.block_size));
+        }
+        let sectors = sectors(&raw, topology)?;
+        let discards = options.discard && !options.read_only && raw.can_discard();
+        Ok(Self {
+            name,
+            raw,
+            options,
+            topology,
+            discards,
+            sectors: AtomicU64::new(sectors),
+            notifier: OnceLock::new(),
+            doorbells: Mutex::default(),
+            resumed: AtomicU64::new(0),
+            held: AtomicUsize::new(0),
+            failures: Throttle::new(),
+            lies: Throttle::new(),
+        })
+    }
+
+    /// The present capacity.
+    pub(super) fn sectors(&self) -> u64 {
+        self.sectors.load(Ordering::Acquire)
+    }
+
+    /// Where `len` bytes at `sector` start in the image; `None` unless they are whole sectors of it.
+    pub(super) fn offset(&self, sector: u64, len: u64) -> Option<u64> {
+        let end = sector.checked_add(len / SECTOR_SIZE)?;
+        if !len.is_multiple_of(SECTOR_SIZE) || end > self.sectors() {
+            return None;
+        }
+        sector.checked_mul(SECTOR_SIZE)
+    }
+
+    pub(super) fn attach(&self, notifier: &Arc<Notifier>) {
+        // A device has one transport in its life.
+        let _ = self.notifier.set(notifier.clone());
+    }
+
+    /// Queue `index` runs and listens to `doorbell`, or no longer does.
+    pub(super) fn set_doorbell(&self, index: u16, doorbell: Option<EventFd>) {
+        let mut doorbells = self.doorbells.lock().unwrap_or_else(PoisonError::into_inner);
+        match doorbell {
+            Some(doorbell) => doorbells.insert(index, doorbell),
+            None => doorbells.remove(&index),
+        };
+    }
+
+    /// Changes when held requests are to be tried again.
+    pub(super) fn resumed(&self) -> u64 {
+        self.resumed.load(Ordering::Acquire)
+    }
+
+    /// `more` requests are held, or `fewer`.
+    pub(super) fn count_held(&self, more: usize, fewer: usize) {
+        self.held.fetch_add(more, Ordering::AcqRel);
+        self.held.fetch_sub(fewer, Ordering::AcqRel);
+    }
+}
+
+/// What the image holds just now.
+fn sectors(raw: &Raw, topology: Topology) -> Result<u64, BlockError> {
+    let size = raw.size().map_err(BlockError::Size)?;
+    if size == 0 {
+        return Err(BlockError::Empty);
+    }
+    if !size.is_multiple_of(SECTOR_SIZE) {
+        return Err(BlockError::NotSectors(size));
+    }
+    let block_size = topology.block_size;
+    if !size.is_multiple_of(block_size.into()) {
+        return Err(BlockError::NotBlocks { size, block_size });
+    }
+    Ok(size / SECTOR_SIZE)
+}
+
+/// The host's way to a disk that a VM has.
+#[derive(Clone, Debug)]
+pub struct BlockControl(pub(super) Arc<Image>);
+
+impl BlockControl {
+    /// Looks how large the image is now and tells the guest if that is news (virtio 1.3 §5.2.6.2); gives the capacity in
+    /// sectors of 512 bytes. Requests are checked against it from now on.
+    ///
+    /// Grow the image before this, and shrink it after the guest has been told: what a guest writes where the image was
+    /// makes it grow again.
+    ///
+    /// # Errors
+    ///
+    /// When the size can't be found out or is none of a disk; the capacity stays what it was.
+    pub fn resize(&self) -> Result<u64, BlockError> {
+        let image = &self.0;
+        let sectors = sectors(&image.raw, image.topology)?;
+        if image.sectors.swap(sectors, Ordering::AcqRel) != sectors
+            && let Some(notifier) = image.notifier.get()
+        {
+            notifier.config_changed();
+        }
+        Ok(sectors)
+    }
+
+    /// Requests that are held because the host has no room for them ([`super::OnError::Stop`]).
+    pub fn held(&self) -> usize {
+        self.0.held.load(Ordering::Acquire)
+    }
+
+    /// Tries the held requests once more.
+    pub fn resume(&self) {
+        self.0.resumed.fetch_add(1, Ordering::AcqRel);
+        for doorbell in self.0.doorbells.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            // Only a full counter makes this fail, and then the queue wakes up as well.
+            let _ = doorbell.write(1);
+        }
+    }
+}
