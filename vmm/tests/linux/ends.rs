@@ -44,7 +44,10 @@ fn a_guest_that_does_not_listen_is_stopped_after_the_grace() {
     let mut vm = Boot::new().args(&["--grace", "300ms"]).say("init=/bin/sh").start();
     vm.expect("# ").signal("TERM");
     let ended = vm.wait();
-    assert_eq!((ended.status, ended.errors.as_str()), (Some(4), "vmm: the VM was stopped: its guest did not power off within the grace\n"));
+    assert_eq!(
+        (ended.status, ended.errors.as_str()),
+        (Some(4), "vmm: the VM was stopped: its guest did not power off within the grace\n")
+    );
 }
 
 #[test]

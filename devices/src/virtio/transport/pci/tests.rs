@@ -9,7 +9,7 @@ use super::mock::{MEMORY_AND_MASTER, MockFunction, QUEUE_VECTOR};
 use super::*;
 use crate::interrupt::MsiMessage;
 use crate::pci::mock::{MockMachine, MockVectors, WINDOWS};
-use crate::virtio::block::Block;
+use crate::virtio::block::{Block, BlockOptions};
 use crate::virtio::mock::{MockDriver, ram, readable, writable};
 
 /// A machine with one disk, device 1.
@@ -23,7 +23,7 @@ pub(super) struct Machine {
 fn block() -> Box<dyn VirtioDevice> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&[0x42; 1024]).unwrap();
-    Box::new(Block::new("vda", file, false).unwrap())
+    Box::new(Block::new("vda", file, BlockOptions::default()).unwrap())
 }
 
 /// Puts one more disk on the bus.
