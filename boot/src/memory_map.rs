@@ -29,7 +29,8 @@ pub(crate) struct MemoryMap {
 }
 
 impl MemoryMap {
-    /// The map of a guest's RAM, in which firmware's area below 1 MiB is taken.
+    /// The map of a guest's RAM, in which firmware's area below 1 MiB is taken; and so is PCI's configuration space, whether
+    /// there is any or not: a guest uses it only where no map says that it may be something else (PCI Firmware 3.3 §4.1.2).
     pub(crate) fn of(ram: &GuestRam) -> Self {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for region in ram.iter() {
@@ -54,6 +55,9 @@ impl MemoryMap {
             }
             push(&mut entries, next, end, Kind::Ram);
         }
+        let ecam = Entry { start: layout::PCI_ECAM_START, size: layout::PCI_ECAM_SIZE, kind: Kind::Reserved };
+        let at = entries.partition_point(|entry: &Entry| entry.start < ecam.start);
+        entries.insert(at, ecam);
         Self { entries, low_end: low_end.min(layout::MMIO_HOLE_START) }
     }
 
@@ -91,9 +95,12 @@ mod tests {
         map.entries().iter().map(|entry| (entry.start, entry.start + entry.size, entry.kind)).collect()
     }
 
+    const ECAM: (u64, u64, Kind) = (0xe000_0000, 0xe010_0000, Kind::Reserved);
+
     #[test]
     fn ram_is_ram_but_for_the_area_of_firmware() {
-        let low = [(0, 0x9_fc00, Kind::Ram), (0x9_fc00, 0x10_0000, Kind::Reserved), (0x10_0000, 0x800_0000, Kind::Ram)];
+        let low =
+            [(0, 0x9_fc00, Kind::Ram), (0x9_fc00, 0x10_0000, Kind::Reserved), (0x10_0000, 0x800_0000, Kind::Ram), ECAM];
         assert_eq!(entries(&map(&[(0, 0x800_0000)])), low);
         assert_eq!(map(&[(0, 0x800_0000)]).low_end(), 0x800_0000);
     }
@@ -107,6 +114,7 @@ mod tests {
                 (0, 0x9_fc00, Kind::Ram),
                 (0x9_fc00, 0x10_0000, Kind::Reserved),
                 (0x10_0000, 0x300_0000, Kind::Ram),
+                ECAM,
                 (1 << 32, (1 << 32) + 0x1000, Kind::Ram),
             ]
         );
@@ -125,9 +133,12 @@ mod tests {
 
     #[test]
     fn tiny_or_odd_ram_is_no_reason_to_fail() {
-        assert_eq!(entries(&map(&[(0, 0x1000)])), [(0, 0x1000, Kind::Ram)]);
-        assert_eq!(entries(&map(&[(0, 0xa_0000)])), [(0, 0x9_fc00, Kind::Ram), (0x9_fc00, 0xa_0000, Kind::Reserved)]);
+        assert_eq!(entries(&map(&[(0, 0x1000)])), [(0, 0x1000, Kind::Ram), ECAM]);
+        assert_eq!(
+            entries(&map(&[(0, 0xa_0000)])),
+            [(0, 0x9_fc00, Kind::Ram), (0x9_fc00, 0xa_0000, Kind::Reserved), ECAM]
+        );
         assert_eq!(map(&[(0x20_0000, 0x1000)]).low_end(), 0);
-        assert_eq!(entries(&map(&[(0x20_0000, 0x1000)])), [(0x20_0000, 0x20_1000, Kind::Ram)]);
+        assert_eq!(entries(&map(&[(0x20_0000, 0x1000)])), [(0x20_0000, 0x20_1000, Kind::Ram), ECAM]);
     }
 }

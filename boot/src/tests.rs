@@ -94,9 +94,17 @@ fn an_elf_is_loaded_with_all_that_belongs_to_it() {
     assert_eq!(({ page.ext_ramdisk_image }, { page.ext_ramdisk_size }, { page.ext_cmd_line_ptr }), (0, 0, 0));
     assert_eq!({ page.acpi_rsdp_addr }, RSDP.0);
     let map: Vec<_> =
-        { page.e820_table }[..3].iter().map(|entry| ({ entry.addr }, { entry.size }, { entry.r#type })).collect();
-    assert_eq!(page.e820_entries, 3);
-    assert_eq!(map, [(0, 0x9_fc00, 1), (0x9_fc00, 0x6_0400, 2), (0x10_0000, 0x30_0000, 1)]);
+        { page.e820_table }[..4].iter().map(|entry| ({ entry.addr }, { entry.size }, { entry.r#type })).collect();
+    assert_eq!(page.e820_entries, 4);
+    assert_eq!(
+        map,
+        [
+            (0, 0x9_fc00, 1),
+            (0x9_fc00, 0x6_0400, 2),
+            (0x10_0000, 0x30_0000, 1),
+            (layout::PCI_ECAM_START, layout::PCI_ECAM_SIZE, 2)
+        ]
+    );
 }
 
 #[test]
@@ -131,11 +139,12 @@ fn pvh_is_handed_its_own_structure() {
 
     let info: hvm_start_info = object(&ram, entry.params.0);
     assert_eq!((info.magic, info.version, info.flags, info.nr_modules), (0x336e_c578, 1, 0, 1));
-    assert_eq!((info.cmdline_paddr, info.rsdp_paddr, info.memmap_entries), (layout::CMDLINE, RSDP.0, 3));
+    assert_eq!((info.cmdline_paddr, info.rsdp_paddr, info.memmap_entries), (layout::CMDLINE, RSDP.0, 4));
     let module: hvm_modlist_entry = object(&ram, info.modlist_paddr);
     assert_eq!((module.paddr, module.size), (0x3f_f000, 0x1000));
-    let last: hvm_memmap_table_entry = object(&ram, info.memmap_paddr + 2 * 24);
-    assert_eq!((last.addr, last.size, last.type_), (0x10_0000, 0x30_0000, 1));
+    let map = [2, 3].map(|index| object::<hvm_memmap_table_entry>(&ram, info.memmap_paddr + index * 24));
+    let [ram, ecam] = map.map(|entry| (entry.addr, entry.size, entry.type_));
+    assert_eq!((ram, ecam), ((0x10_0000, 0x30_0000, 1), (layout::PCI_ECAM_START, layout::PCI_ECAM_SIZE, 2)));
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl<'a> Machine<'a> {
 
     /// What the ACPI tables have to say.
     pub(crate) fn platform(&self, vcpus: u32) -> Platform {
-        Platform { vcpus, serial: true, rtc: true, virtio_mmio: self.windows.clone() }
+        Platform { vcpus, serial: true, rtc: true, virtio_mmio: self.windows.clone(), pci: None }
     }
 
     /// An eventfd that raises a line of the interrupt controller.

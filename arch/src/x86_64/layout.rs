@@ -8,7 +8,7 @@
 //! | `0x0009_fc00` | `0x0010_0000` | reserved: EBDA, VGA, firmware; ACPI tables from `0xd_0000`, SMBIOS from `0xf_0000` |
 //! | `0x0010_0000` | `0xc000_0000` | RAM, as far as there is any |
 //! | `0xc000_0000` | `0x1_0000_0000` | the hole: devices, ECAM, IOAPIC, LAPIC, KVM's own pages |
-//! | `0x1_0000_0000` | | RAM that didn't fit below the hole |
+//! | `0x1_0000_0000` | | RAM that didn't fit below the hole; behind it, PCI's high window |
 
 /// Where conventional memory ends and the region of the extended BIOS data area starts.
 pub const EBDA_START: u64 = 0x9_fc00;
@@ -53,6 +53,16 @@ pub const VIRTIO_MMIO_START: u64 = 0xc100_0000;
 pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
 /// Where the room for virtio-mmio windows ends.
 pub const VIRTIO_MMIO_END: u64 = 0xc200_0000;
+/// PCI's window below 4 GiB: memory of its functions.
+pub const PCI_WINDOW_START: u64 = VIRTIO_MMIO_END;
+/// Where the window ends.
+pub const PCI_WINDOW_END: u64 = PCI_ECAM_START;
+/// PCI's configuration space (ECAM).
+pub const PCI_ECAM_START: u64 = 0xe000_0000;
+/// Bytes of configuration space: 4 KiB for each of the 256 functions of bus 0.
+pub const PCI_ECAM_SIZE: u64 = 0x10_0000;
+/// Bytes of PCI's window above 4 GiB, and what it is aligned to. It fits below 36 bits, the least that there is.
+pub const PCI_HIGH_WINDOW_SIZE: u64 = 1 << 34;
 /// The IOAPIC's registers.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The LAPIC's registers.
@@ -74,6 +84,10 @@ pub const I8042_PORT_SIZE: u16 = 5;
 pub const RTC_PORT: u16 = 0x70;
 /// Ports of the real-time clock.
 pub const RTC_PORT_SIZE: u16 = 2;
+/// PCI's configuration ports: an address and a data register (PCI Local Bus 3.0 §3.2.2.3.2).
+pub const PCI_CONFIG_PORT: u16 = 0xcf8;
+/// Ports of PCI configuration.
+pub const PCI_CONFIG_PORT_SIZE: u16 = 8;
 /// The registers of power management: see the offsets below.
 pub const PM_PORT: u16 = 0x600;
 /// Ports of power management.

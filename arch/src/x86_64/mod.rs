@@ -6,5 +6,6 @@ pub mod acpi;
 pub mod cpuid;
 mod gdt;
 pub mod layout;
+pub mod pci;
 pub mod registers;
 pub mod tables;

@@ -12,7 +12,7 @@ use acpi_tables::{
     sdt::Sdt,
 };
 
-use super::{Error, MmioDevice, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform};
+use super::{Error, MmioDevice, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, pci};
 use crate::layout;
 
 /// Revision 2: integers of 64 bits (ACPI 6.5 §5.2.11.1).
@@ -38,6 +38,9 @@ pub(super) fn table(platform: &Platform) -> Result<Vec<u8>, Error> {
     }
     if platform.rtc {
         rtc(&mut scope);
+    }
+    if let Some(host) = &platform.pci {
+        pci::host_bridge(&mut scope, host);
     }
     for (index, device) in devices.iter().enumerate() {
         let shared = devices.iter().filter(|other| other.gsi == device.gsi).count() > 1;

@@ -10,6 +10,7 @@
 mod dsdt;
 mod fadt;
 mod madt;
+mod pci;
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod tests;
 use acpi_tables::{Aml, rsdp::Rsdp, xsdt::XSDT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
+use crate::pci::PciHost;
 use crate::{GuestRam, layout};
 
 /// Who made the tables.
@@ -24,7 +26,7 @@ const OEM_ID: [u8; 6] = *b"VMM   ";
 /// Which machine they describe. Equal in all tables, as §5.2.6 asks.
 const OEM_TABLE_ID: [u8; 8] = *b"VMMX86  ";
 /// Raised when the tables change in a way that a guest can see.
-const OEM_REVISION: u32 = 1;
+const OEM_REVISION: u32 = 2;
 /// Tables start at multiples of this; the RSDP must (§5.2.5.1).
 const ALIGNMENT: u64 = 16;
 
@@ -72,6 +74,8 @@ pub struct Platform {
     pub rtc: bool,
     /// The virtio-mmio devices, in the order in which a guest is to find them.
     pub virtio_mmio: Vec<MmioDevice>,
+    /// Is there PCI?
+    pub pci: Option<PciHost>,
 }
 
 /// Where a virtio-mmio device is, and which line it raises.
@@ -95,10 +99,14 @@ pub fn write(ram: &GuestRam, platform: &Platform) -> Result<GuestAddress, Error>
     let dsdt = area.place(&dsdt::table(platform)?)?;
     let fadt = area.place(&fadt::table(platform, dsdt))?;
     let madt = area.place(&madt::table(platform.vcpus))?;
+    let mcfg = platform.pci.map(|_| area.place(&pci::mcfg())).transpose()?;
 
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if let Some(mcfg) = mcfg {
+        xsdt.add_entry(mcfg);
+    }
     let xsdt = area.place(&bytes_of(&xsdt))?;
 
     area.write(&bytes_of(&Rsdp::new(OEM_ID, xsdt)), layout::ACPI_RSDP)?;

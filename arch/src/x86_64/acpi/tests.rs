@@ -3,6 +3,7 @@
 use vm_memory::GuestAddress;
 
 use super::*;
+use crate::pci::PciWindow;
 
 fn ram() -> GuestRam {
     GuestRam::from_ranges(&[(GuestAddress(0), 0x20_0000)]).unwrap()
@@ -16,7 +17,7 @@ fn platform(vcpus: u32, devices: u64) -> Platform {
             gsi: layout::VIRTIO_GSI_START + (index as u32) % (layout::IOAPIC_PINS - layout::VIRTIO_GSI_START),
         })
         .collect();
-    Platform { vcpus, serial: true, rtc: true, virtio_mmio }
+    Platform { vcpus, serial: true, rtc: true, virtio_mmio, pci: None }
 }
 
 fn read(ram: &GuestRam, address: u64, length: usize) -> Vec<u8> {
@@ -51,6 +52,7 @@ struct Tables {
     fadt: Vec<u8>,
     madt: Vec<u8>,
     dsdt: Vec<u8>,
+    mcfg: Option<Vec<u8>>,
 }
 
 fn tables(platform: &Platform) -> Tables {
@@ -62,11 +64,12 @@ fn tables(platform: &Platform) -> Tables {
     assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
 
     let xsdt = table(&ram, number::<8>(&rsdp, 24), b"XSDT");
-    assert_eq!(xsdt.len(), 36 + 2 * 8);
+    assert_eq!(xsdt.len(), 36 + 8 * if platform.pci.is_some() { 3 } else { 2 });
     let fadt = table(&ram, number::<8>(&xsdt, 36), b"FACP");
     let madt = table(&ram, number::<8>(&xsdt, 44), b"APIC");
     let dsdt = table(&ram, number::<8>(&fadt, 140), b"DSDT");
-    Tables { fadt, madt, dsdt }
+    let mcfg = platform.pci.map(|_| table(&ram, number::<8>(&xsdt, 52), b"MCFG"));
+    Tables { fadt, madt, dsdt, mcfg }
 }
 
 /// The MADT's structures by type: the bytes of each.
@@ -162,6 +165,39 @@ fn a_line_is_marked_shared_when_two_devices_raise_it() {
     assert!(contains(&dsdt, &virtio_resources(0xc100_0000, 6, 0b1011)));
     assert!(contains(&dsdt, &virtio_resources(0xc100_1000, 7, 0b0011)));
     assert!(contains(&dsdt, &virtio_resources(0xc101_2000, 6, 0b1011)));
+}
+
+#[test]
+fn pci_is_announced_with_its_windows_and_only_when_there_is_pci() {
+    let without = tables(&platform(1, 1));
+    for name in [&b"PCI0"[..], b"MBRD", b"_OSC"] {
+        assert!(!contains(&without.dsdt, name));
+    }
+    assert_eq!(without.mcfg, None);
+    for (window_64, resources) in [(None, 0), (Some(PciWindow { base: 1 << 34, size: 1 << 34 }), 1)] {
+        let with = tables(&Platform { pci: Some(PciHost { window_64 }), ..platform(1, 1) });
+        for name in [&b"PCI0"[..], b"_HID", b"_CID", b"_SEG", b"_BBN", b"_UID", b"_CRS", b"_OSC", b"MBRD", b"V000"] {
+            assert!(contains(&with.dsdt, name), "{}", String::from_utf8_lossy(name));
+        }
+        assert!(!contains(&with.dsdt, b"_PRT"));
+        assert_eq!(with.fadt, without.fadt, "MSI is supported, ASPM is not, as before");
+        let low = [0xc200_0000u32, 0xdfff_ffff, 0, 0x1e00_0000].map(u32::to_le_bytes).concat();
+        assert!(contains(&with.dsdt, &low), "memory below 4 GiB");
+        let high = [1u64 << 34, (1 << 35) - 1, 0, 1 << 34].map(u64::to_le_bytes).concat();
+        let found = with.dsdt.windows(high.len()).filter(|window| *window == high).count();
+        assert_eq!(found, resources, "memory above 4 GiB");
+        assert!(contains(&with.dsdt, &[0x88, 13, 0, 2, 0xc, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]), "bus 0 to 0");
+        assert!(contains(&with.dsdt, &[0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8]), "the configuration ports");
+        assert!(contains(&with.dsdt, &[0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0, 0x10, 0]), "configuration space is taken");
+    }
+}
+
+#[test]
+fn the_mcfg_says_where_configuration_space_is() {
+    let mcfg = tables(&Platform { pci: Some(PciHost::default()), ..platform(1, 0) }).mcfg.unwrap();
+    assert_eq!(mcfg.len(), 36 + 8 + 16);
+    assert_eq!((number::<8>(&mcfg, 44), number::<2>(&mcfg, 52)), (layout::PCI_ECAM_START, 0));
+    assert_eq!((mcfg[54], mcfg[55]), (0, 0), "bus 0 to 0");
 }
 
 #[test]
