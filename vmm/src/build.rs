@@ -78,13 +78,19 @@ pub enum BuildError {
         /// What is wrong.
         problem: String,
     },
-    /// More disks than there are places for.
-    #[error("{asked} disks are too many: there is room for {max}")]
-    Disks {
-        /// What was asked for.
-        asked: usize,
+    /// More devices than there are places for.
+    #[error("there are more than {max} devices on {transport}, which has room for no more")]
+    Devices {
+        /// Where there is no room.
+        transport: &'static str,
         /// The most there can be.
         max: usize,
+    },
+    /// The devices have more message-signalled interrupts than KVM has routes for.
+    #[error("the devices need more than the {max} interrupt vectors that KVM has: use fewer disks or queues")]
+    Vectors {
+        /// The most there can be.
+        max: u32,
     },
     /// The host lacks a resource.
     #[error("the host can't give {what}")]

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::power::{Power, PowerRequest, PowerSink};
+pub use devices::virtio::block::BlockError;
+use devices::virtio::block::{BlockControl, SECTOR_SIZE};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -230,9 +232,15 @@ impl PowerSink for Ending {
 pub struct Control {
     pub(crate) ending: Arc<Ending>,
     pub(crate) power: Arc<Power>,
+    pub(crate) disks: Vec<DiskControl>,
 }
 
 impl Control {
+    /// The disks, the root file system first, in the order of the configuration.
+    pub fn disks(&self) -> &[DiskControl] {
+        &self.disks
+    }
+
     /// Presses the ACPI power button: a guest that listens to it shuts down in its own time.
     pub fn power_button(&self) {
         self.power.press_power_button();
@@ -249,6 +257,31 @@ impl Control {
     /// Stops the VM at once.
     pub fn stop(&self) {
         self.ending.end(Ok(Exit::Stopped(StopReason::Asked)));
+    }
+}
+
+/// What a host can do with a disk of a running VM, from any thread.
+#[derive(Clone, Debug)]
+pub struct DiskControl(pub(crate) BlockControl);
+
+impl DiskControl {
+    /// Tells the guest of the size that the image or block device has now, in whole blocks; gives its bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the size can't be found out, or is none that a disk can have. Then the guest keeps what it was told before.
+    pub fn resize(&self) -> Result<u64, BlockError> {
+        Ok(self.0.resize()?.saturating_mul(SECTOR_SIZE))
+    }
+
+    /// How many requests wait for space on the host (`on-error=stop`).
+    pub fn waiting(&self) -> usize {
+        self.0.held()
+    }
+
+    /// There is space again: goes on with the requests that wait for it.
+    pub fn resume(&self) {
+        self.0.resume();
     }
 }
 

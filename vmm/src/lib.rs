@@ -28,6 +28,7 @@ pub mod build;
 pub mod config;
 pub mod doctor;
 pub mod exit;
+mod interrupts;
 mod kvm;
 mod machine;
 mod serial;
@@ -36,8 +37,8 @@ mod vcpu;
 mod vm;
 
 pub use build::BuildError;
-pub use config::{Config, ConfigError, Disk, MemorySize, SerialConfig};
-pub use exit::{Control, Crash, CrashReport, Exit, RunError, StopReason};
+pub use config::{Config, ConfigError, Disk, MemorySize, SerialConfig, Transport};
+pub use exit::{BlockError, Control, Crash, CrashReport, DiskControl, Exit, RunError, StopReason};
 pub use serial::{Console, ConsoleInput, ConsoleOutput};
 pub use vm::Vm;
 

@@ -18,8 +18,8 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Subscriber;
 use crate::build::{BuildError, no};
 use crate::config::{Config, SerialConfig, same_file};
-use crate::exit::{Control, Ending, Exit, RunError, StopReason};
-use crate::machine::Machine;
+use crate::exit::{Control, DiskControl, Ending, Exit, RunError, StopReason};
+use crate::machine::{Disks, Machine};
 use crate::serial::{Console, Leftovers, Place, SerialInput};
 use crate::vcpu::{self, Machinery, VcpuThread};
 use crate::{kvm, storage};
@@ -30,12 +30,13 @@ pub struct Vm {
     vcpus: Vec<VcpuFd>,
     machinery: Arc<Machinery>,
     virtio: Vec<Arc<dyn Transport>>,
+    disks: Vec<DiskControl>,
     power: Arc<Power>,
     serial_input: SerialInput,
     stop_output: EventFd,
     // Below what uses them: fields are dropped in this order.
     _leftovers: Leftovers,
-    _vm: VmFd,
+    _vm: Arc<VmFd>,
     _ram: GuestRam,
 }
 
@@ -53,6 +54,8 @@ impl Vm {
     /// [`BuildError`] for whatever is wrong with the configuration, the files it names, or the host. No file has been
     /// changed then, and none is left behind.
     pub fn build(config: &Config, console: Option<Console>) -> Result<Self, BuildError> {
+        check_sharing(config)?;
+        let mut disks = Disks::new(config)?;
         // Files first: most mistakes are there, and none of this costs anything.
         let open_kernel = storage::open_readable("kernel", &config.kernel)?;
         let mut kernel = Kernel::open(open_kernel).map_err(|error| BuildError::boot(error, config))?;
@@ -62,21 +65,21 @@ impl Vm {
             .map(|(what, disk)| Ok((what, disk, storage::open_disk(what, disk)?)))
             .collect::<Result<Vec<_>, BuildError>>()?;
 
-        check_sharing(config)?;
         let kvm = kvm::open()?;
         let max = kvm::max_vcpus(&kvm);
         if !(1..=max).contains(&config.cpus) {
             return Err(BuildError::Cpus { asked: config.cpus, max });
         }
         let cpuid = kvm::supported_cpuid(&kvm)?;
-        let ram = kvm::allocate(config.memory, arch::cpuid::physical_address_bits(&cpuid))?;
-        let vm = kvm::create_vm(&kvm, &ram, config.cpus)?;
+        let address_bits = arch::cpuid::physical_address_bits(&cpuid);
+        let ram = kvm::allocate(config.memory, address_bits)?;
+        let vm = Arc::new(kvm::create_vm(&kvm, &ram, config.cpus)?);
 
         let ending = Arc::new(Ending::new().map_err(no("an eventfd"))?);
-        let mut machine = Machine::new(&vm, &ram);
+        let mut machine = Machine::new(&vm, &ram, address_bits);
         let power = machine.add_platform(&ending)?;
         for (what, disk, image) in images {
-            machine.add_disk(what, disk, image)?;
+            disks.add(&mut machine, what, disk, image)?;
         }
 
         let rsdp = arch::acpi::write(&ram, &machine.platform(config.cpus))
@@ -116,7 +119,8 @@ impl Vm {
             name: config.name.clone(),
             vcpus,
             machinery: Arc::new(Machinery { ports, mmio, ending, stopping: AtomicBool::new(false) }),
-            virtio,
+            virtio: virtio.devices,
+            disks: disks.controls.into_iter().map(DiskControl).collect(),
             power,
             serial_input: SerialInput::new(serial, drained, input),
             stop_output,
@@ -128,7 +132,7 @@ impl Vm {
 
     /// A handle that ends the VM, from any thread.
     pub fn control(&self) -> Control {
-        Control { ending: self.machinery.ending.clone(), power: self.power.clone() }
+        Control { ending: self.machinery.ending.clone(), power: self.power.clone(), disks: self.disks.clone() }
     }
 
     /// Runs the VM until it ends, with its event loop on the calling thread and a thread for each vCPU and each busy
@@ -139,7 +143,19 @@ impl Vm {
     ///
     /// [`RunError`] when the host, not the guest, is at fault.
     pub fn run(self, subscribers: Vec<Subscriber>) -> Result<Exit, RunError> {
-        let Self { name, vcpus, machinery, virtio, serial_input, stop_output, power: _, _leftovers, _vm, _ram } = self;
+        let Self {
+            name,
+            vcpus,
+            machinery,
+            virtio,
+            serial_input,
+            stop_output,
+            power: _,
+            disks: _,
+            _leftovers,
+            _vm,
+            _ram,
+        } = self;
         let mut running = Running { threads: Vec::with_capacity(vcpus.len()), machinery, stop_output, virtio };
         let started = (0..).zip(vcpus).try_for_each(|(index, vcpu)| {
             running.threads.push(vcpu::start(index, vcpu, running.machinery.clone())?);

@@ -16,7 +16,7 @@ use crate::skip::skip;
 fn boot() {
     let mut config = Config::new(guest_file("vmlinux"));
     config.initrd = Some(guest_file("initrd"));
-    config.rootfs = Some(Disk { readonly: true, ..Disk::new(guest_file("rootfs.ext4")) });
+    config.rootfs = Some(Disk::root(&format!("{},ro", path(&guest_file("rootfs.ext4")))).unwrap());
     config.cmdline = Some(CMDLINE.to_owned());
     let (mut output, guest) = UnixStream::pair().unwrap();
     let reader = thread::spawn(move || {

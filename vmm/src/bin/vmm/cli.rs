@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use vmm::{Disk, MemorySize, SerialConfig};
+use vmm::{ConfigError, Disk, MemorySize, SerialConfig, Transport};
 
 use crate::STATUS_USAGE;
-use crate::key_values::KeyValues;
 
 /// A virtual machine monitor for KVM.
 #[derive(Debug, Parser)]
@@ -44,7 +43,25 @@ pub(crate) struct DoctorArguments {
 }
 
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Keys, with --serial stdio while standard input is a terminal:
+#[command(after_help = "Disk keys:
+  path=FILE                     an image, or a block device
+  readonly=on|off               the guest may only read it (off)
+  format=raw|qcow2              what the image's bytes mean; never guessed (raw)
+  backing=on|off                a qcow2 image may have a backing file, which is only read (off)
+  engine=io_uring|sync          how the host does the I/O (io_uring where the host has it)
+  direct=on|off                 leave out the host's page cache (off)
+  queues=N                      queues, with a thread each (one for each vCPU)
+  queue-size=N                  requests that a queue holds: a power of two (256)
+  serial=STR                    serial number, at most 20 characters
+  cache=writeback|writethrough  writes are durable when the guest flushes, or at once (writeback)
+  discard=on|off                the guest can give space back to the host (on)
+  bw=BYTES[,BURST]              bytes a second, and how many at once after a pause; K, M and G work
+  ops=N[,BURST]                 requests a second, and how many at once after a pause
+  group=NAME                    disks of one group share one bw and ops
+  on-error=report|stop          when the host has no space left, the request fails, or waits (report)
+  transport=mmio|pci            how the guest finds it (that of --transport)
+
+Keys, with --serial stdio while standard input is a terminal:
   Ctrl-a x       end the VM at once
   Ctrl-a p       press the power button
   Ctrl-a h       show these keys
@@ -64,7 +81,8 @@ Exit status:
 Examples:
   vmm run --kernel vmlinux --rootfs rootfs.ext4
   vmm run --kernel vmlinuz --initrd initrd --rootfs disk.img,ro --cpus 2 --memory 4G
-  vmm run --kernel vmlinux --serial file=boot.log --disk path=data.img")]
+  vmm run --kernel vmlinux --serial file=boot.log --disk path=data.img,readonly=on
+  vmm run --kernel vmlinux --rootfs disk.img,direct=on --disk path=logs.img,bw=20M,ops=500")]
 pub(crate) struct RunArguments {
     /// Kernel: an ELF vmlinux or a bzImage, told apart by content
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
@@ -84,12 +102,13 @@ pub(crate) struct RunArguments {
     #[arg(long, help_heading = "Boot")]
     pub(crate) pvh: bool,
 
-    /// Disk with the root file system: the first one, /dev/vda. ',ro' lets the guest only read it
-    #[arg(long, value_name = "PATH[,ro]", help_heading = "Disks", value_parser = rootfs)]
+    /// Disk with the root file system: the first one, /dev/vda. ',ro' lets the guest only read it; disk keys, see below,
+    /// may follow
+    #[arg(long, value_name = "PATH[,ro][,KEY=VALUE]...", help_heading = "Disks", value_parser = |text: &str| Disk::root(text).map_err(what_is_wrong))]
     pub(crate) rootfs: Option<Disk>,
 
-    /// Further disk: a raw image or a block device; may be given many times, and the guest sees them in that order
-    #[arg(long, value_name = "path=FILE[,readonly=on|off]", help_heading = "Disks", value_parser = disk)]
+    /// Further disk, with disk keys, see below; may be given many times, and the guest sees them in that order
+    #[arg(long, value_name = "path=FILE[,KEY=VALUE]...", help_heading = "Disks", value_parser = |text: &str| text.parse::<Disk>().map_err(what_is_wrong))]
     pub(crate) disk: Vec<Disk>,
 
     /// Virtual CPUs: 1 to what the host's KVM allows. Linux guests use the first 255 of them
@@ -99,6 +118,11 @@ pub(crate) struct RunArguments {
     /// Memory: a number of MiB, or one with K, M, G or T behind it; at least 32M
     #[arg(long, value_name = "SIZE", help_heading = "Machine", default_value_t)]
     pub(crate) memory: MemorySize,
+
+    /// How the guest finds its virtio devices: by windows of registers that ACPI names, or on a PCI bus. Without it, mmio,
+    /// or pci for all when a disk has more than one queue
+    #[arg(long, value_name = "mmio|pci", help_heading = "Machine")]
+    pub(crate) transport: Option<Transport>,
 
     /// Where the serial port (ttyS0 in the guest) goes: 'stdio'; 'null'; 'file=PATH', which is created or emptied;
     /// 'socket=PATH', a Unix socket that one client at a time can use
@@ -145,23 +169,12 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn rootfs(text: &str) -> Result<Disk, String> {
-    let (path, readonly) = match text.strip_suffix(",ro") {
-        Some(path) => (path, true),
-        None => (text, false),
-    };
-    if path.is_empty() {
-        return Err("there is no path".to_owned());
+/// The message says which argument it is about, so the error needn't.
+fn what_is_wrong(error: ConfigError) -> String {
+    match error {
+        ConfigError::Disk { problem, .. } => problem,
+        other => other.to_string(),
     }
-    Ok(Disk { path: path.into(), readonly })
-}
-
-fn disk(text: &str) -> Result<Disk, String> {
-    let mut values = KeyValues::parse(text)?;
-    let path = values.take("path").ok_or("there is no path=FILE")?;
-    let readonly = values.take_switch("readonly")?.unwrap_or(false);
-    values.finish(&["path", "readonly"])?;
-    Ok(Disk { path: path.into(), readonly })
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -197,29 +210,6 @@ mod tests {
         let help = Arguments::command().find_subcommand_mut("run").unwrap().render_long_help().to_string();
         let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words(&help).contains(vmm::config::DEFAULT_CMDLINE), "{help}");
-    }
-
-    #[test]
-    fn disks_are_read_as_people_write_them() {
-        let plain = Disk::new("a.img");
-        let readonly = Disk { readonly: true, ..plain.clone() };
-        assert_eq!(rootfs("a.img"), Ok(plain.clone()));
-        assert_eq!(rootfs("a.img,ro"), Ok(readonly.clone()));
-        assert_eq!(rootfs("a,b.img"), Ok(Disk::new("a,b.img")));
-        assert_eq!(disk("path=a.img"), Ok(plain.clone()));
-        assert_eq!(disk("readonly=on,path=a.img"), Ok(readonly));
-        assert_eq!(disk("path=a.img,readonly=off"), Ok(plain));
-        for (text, said) in [
-            ("", "there is no path=FILE"),
-            ("a.img", "'a.img' is not KEY=VALUE"),
-            ("path=a,readonly=maybe", "readonly=maybe: give on or off"),
-            ("path=a,readonly=", "readonly has no value"),
-            ("path=a,path=b", "path is given twice"),
-            ("path=a,size=3", "there is no key 'size': there are path, readonly"),
-        ] {
-            assert_eq!(disk(text), Err(said.to_owned()), "{text}");
-        }
-        assert_eq!(rootfs(",ro"), Err("there is no path".to_owned()));
     }
 
     #[test]

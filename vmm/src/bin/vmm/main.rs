@@ -5,7 +5,6 @@
 mod cli;
 mod doctor;
 mod escape;
-mod key_values;
 mod logging;
 mod run;
 mod signals;

@@ -89,8 +89,9 @@ impl From<io::Error> for Failure {
 }
 
 fn config(arguments: &RunArguments) -> Config {
-    let RunArguments { kernel, initrd, cmdline, pvh, rootfs, disk, cpus, memory, serial, name, .. } = arguments.clone();
-    Config { name, kernel, pvh, initrd, cmdline, rootfs, disks: disk, cpus, memory, serial }
+    let RunArguments { kernel, initrd, cmdline, pvh, rootfs, disk, cpus, memory, serial, name, transport, .. } =
+        arguments.clone();
+    Config { name, kernel, pvh, initrd, cmdline, rootfs, disks: disk, cpus, memory, serial, transport }
 }
 
 fn start(config: &Config, grace: Duration) -> Result<Exit, Failure> {

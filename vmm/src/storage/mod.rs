@@ -2,6 +2,8 @@
 
 //! Opening what a configuration names: with an answer to each way in which that fails.
 
+mod lock;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -9,10 +11,11 @@ use std::path::Path;
 
 use crate::build::BuildError;
 use crate::config::Disk;
+use lock::Refusal;
 
 /// Opens a file that is only read: a kernel or an initrd.
 pub(crate) fn open_readable(what: &'static str, path: &Path) -> Result<File, BuildError> {
-    let file = open(what, path, false).map_err(|error| file_error(what, path, &error, None))?;
+    let file = open(what, path, false, 0).map_err(|error| file_error(what, path, &error, None))?;
     let kind = file.metadata().map_err(|error| file_error(what, path, &error, None))?.file_type();
     if !kind.is_file() {
         return Err(problem(what, path, if kind.is_dir() { "is a directory" } else { "is not a file" }));
@@ -20,29 +23,53 @@ pub(crate) fn open_readable(what: &'static str, path: &Path) -> Result<File, Bui
     Ok(file)
 }
 
-/// Opens a disk image: a file or a block device.
+/// Opens a disk image: a file or a block device, and locks it.
 pub(crate) fn open_disk(what: &'static str, disk: &Disk) -> Result<File, BuildError> {
     let path = &disk.path;
     let cure = (!disk.readonly).then_some("may only be read: add readonly=on (or ',ro' to --rootfs)");
-    let file = open(what, path, !disk.readonly).map_err(|error| file_error(what, path, &error, cure))?;
+    let flags = if disk.direct { libc::O_DIRECT } else { 0 };
+    let file = open(what, path, !disk.readonly, flags).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) if disk.direct => {
+            problem(what, path, "lies on a file system without direct I/O: use direct=off")
+        }
+        _ => file_error(what, path, &error, cure),
+    })?;
     let kind = file.metadata().map_err(|error| file_error(what, path, &error, None))?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         let what_it_is = if kind.is_dir() { "is a directory" } else { "is neither a file nor a block device" };
         return Err(problem(what, path, what_it_is));
     }
-    Ok(file)
+    match lock::lock(&file, !disk.readonly) {
+        Ok(()) => Ok(file),
+        Err(Refusal::Taken(holder)) => {
+            let by = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+            let cure = "close it there, or give a copy";
+            let text = if disk.readonly { "is written by" } else { "is in use by" };
+            Err(problem(what, path, format!("{text} {by}: {cure}")))
+        }
+        // Some network file systems have no locks. Then nobody can keep the image to himself there.
+        Err(Refusal::Host(errno)) => {
+            let error = io::Error::from_raw_os_error(errno);
+            tracing::warn!(
+                "{what} {}: can't be locked, so nothing keeps others from writing to it: {error}",
+                path.display()
+            );
+            Ok(file)
+        }
+    }
 }
 
-fn open(what: &str, path: &Path, write: bool) -> io::Result<File> {
+fn open(what: &str, path: &Path, write: bool, flags: i32) -> io::Result<File> {
     // Opening a FIFO would wait for its other end.
-    let file = OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path)?;
     tracing::debug!("opened {what} {}", path.display());
     Ok(file)
 }
 
 fn file_error(what: &'static str, path: &Path, error: &io::Error, read_only_cure: Option<&str>) -> BuildError {
     let is_directory = path.is_dir();
-    let readable = || open(what, path, false).is_ok();
+    let readable = || open(what, path, false, 0).is_ok();
     let text = match error.kind() {
         _ if is_directory => "is a directory".to_owned(),
         io::ErrorKind::NotFound if path.is_symlink() => "is a link to a file that is not there".to_owned(),
@@ -92,11 +119,15 @@ mod tests {
         let path = dir.path().join("image");
         std::fs::write(&path, [0; 512]).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
-        let opened = open_disk("disk", &Disk::new(&path));
-        // Root may write whatever the mode says.
-        if let Err(error) = opened {
-            assert!(error.to_string().ends_with("add readonly=on (or ',ro' to --rootfs)"), "{error}");
-        }
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        // Root may write whatever the mode says, so this thread stops being root to the file system.
+        // SAFETY: changes a number of this thread, which ends with the test.
+        #[expect(unsafe_code, reason = "a system call")]
+        unsafe {
+            libc::setfsuid(65534)
+        };
+        let error = open_disk("disk", &Disk::new(&path)).unwrap_err().to_string();
+        assert!(error.ends_with("add readonly=on (or ',ro' to --rootfs)"), "{error}");
         assert!(open_disk("disk", &Disk { readonly: true, ..Disk::new(&path) }).is_ok());
     }
 

@@ -5,14 +5,23 @@
 //! Values that can be wrong by themselves are parsed by the `FromStr` of their type; what needs the host to be judged
 //! (does the file exist, how many vCPUs does KVM allow) is judged by [`Vm::build`](crate::Vm::build).
 
-use std::fmt;
+mod disk;
+mod key_values;
+mod memory;
+mod serial;
+mod transport;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 pub use arch::BootProtocol;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use disk::{Disk, DiskCache, DiskEngine, DiskFormat, OnError, RateLimit};
+pub use memory::MemorySize;
+pub use serial::SerialConfig;
+pub use transport::Transport;
 
 /// The command line that a kernel gets when none is given.
 ///
@@ -22,7 +31,7 @@ use thiserror::Error;
 pub const DEFAULT_CMDLINE: &str =
     "console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 cryptomgr.notests";
 
-/// The least RAM that a machine may have.
+/// The least RAM that a machine may have, in bytes.
 pub const MIN_MEMORY: u64 = 32 << 20;
 
 /// A machine.
@@ -58,6 +67,9 @@ pub struct Config {
     /// Where the serial port goes.
     #[serde(default)]
     pub serial: SerialConfig,
+    /// How the guest finds its virtio devices, unless a device says otherwise.
+    #[serde(default)]
+    pub transport: Option<Transport>,
 }
 
 /// Whether both paths lead to one file.
@@ -88,6 +100,7 @@ impl Config {
             cpus: default_cpus(),
             memory: MemorySize::default(),
             serial: SerialConfig::default(),
+            transport: None,
         }
     }
 
@@ -119,131 +132,6 @@ impl Config {
     }
 }
 
-/// A disk image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Disk {
-    /// A raw image, or a block device.
-    pub path: PathBuf,
-    /// Whether the guest may only read it.
-    #[serde(default)]
-    pub readonly: bool,
-}
-
-impl Disk {
-    /// An image that the guest may write.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), readonly: false }
-    }
-}
-
-/// Where the serial port goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SerialConfig {
-    /// Standard input and output.
-    #[default]
-    Stdio,
-    /// Nowhere: output is dropped, and there is no input.
-    Null,
-    /// Output goes to a file, which is created or emptied.
-    File(PathBuf),
-    /// A Unix socket that one client at a time can connect to.
-    Socket(PathBuf),
-}
-
-impl FromStr for SerialConfig {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        match text.split_once('=') {
-            None if text == "stdio" => Ok(Self::Stdio),
-            None if text == "null" => Ok(Self::Null),
-            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            Some(("socket", path)) if !path.is_empty() => Ok(Self::Socket(path.into())),
-            _ => Err(ConfigError::Serial(text.to_owned())),
-        }
-    }
-}
-
-/// An amount of RAM in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct MemorySize(u64);
-
-impl MemorySize {
-    /// `bytes` of RAM: at least [`MIN_MEMORY`], and whole pages.
-    pub fn new(bytes: u64) -> Result<Self, ConfigError> {
-        if bytes < MIN_MEMORY {
-            return Err(ConfigError::MemoryTooSmall(bytes));
-        }
-        if !bytes.is_multiple_of(4096) {
-            return Err(ConfigError::MemoryNotPages(bytes));
-        }
-        Ok(Self(bytes))
-    }
-
-    /// `mib` MiB of RAM.
-    pub fn mib(mib: u64) -> Result<Self, ConfigError> {
-        Self::new(mib.checked_mul(1 << 20).ok_or_else(|| ConfigError::MemorySize(format!("{mib}M")))?)
-    }
-
-    /// Bytes.
-    pub const fn bytes(self) -> u64 {
-        self.0
-    }
-}
-
-impl Default for MemorySize {
-    fn default() -> Self {
-        Self(512 << 20)
-    }
-}
-
-/// `512M`, `4G`; a bare number is MiB.
-impl FromStr for MemorySize {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let bad = || ConfigError::MemorySize(text.to_owned());
-        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-        let shift = match text.strip_prefix(digits).unwrap_or_default() {
-            "K" | "k" => 10,
-            "" | "M" | "m" => 20,
-            "G" | "g" => 30,
-            "T" | "t" => 40,
-            _ => return Err(bad()),
-        };
-        let number: u64 = digits.parse().map_err(|_| bad())?;
-        Self::new(number.checked_mul(1 << shift).ok_or_else(bad)?)
-    }
-}
-
-impl fmt::Display for MemorySize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (shift, unit) in [(40, "T"), (30, "G"), (20, "M")] {
-            if self.0.is_multiple_of(1 << shift) {
-                return write!(f, "{}{unit}", self.0 >> shift);
-            }
-        }
-        write!(f, "{}K", self.0 >> 10)
-    }
-}
-
-impl TryFrom<String> for MemorySize {
-    type Error = ConfigError;
-
-    fn try_from(text: String) -> Result<Self, ConfigError> {
-        text.parse()
-    }
-}
-
-impl From<MemorySize> for String {
-    fn from(size: MemorySize) -> Self {
-        size.to_string()
-    }
-}
-
 /// A value that can't be right on any host.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -252,73 +140,30 @@ pub enum ConfigError {
     #[error("'{0}' is not an amount of memory: give a number of MiB, or one with K, M, G or T behind it, such as 512M")]
     MemorySize(String),
     /// No kernel boots in it.
-    #[error("{} of memory are too little: a machine has at least 32M", human(*.0))]
+    #[error("{} of memory are too little: a machine has at least 32M", memory::human(*.0))]
     MemoryTooSmall(u64),
     /// Not whole pages.
     #[error("{0} bytes of memory are not whole pages of 4 KiB")]
     MemoryNotPages(u64),
+    /// Not a disk.
+    #[error("'{text}' is no disk: {problem}")]
+    Disk {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
+    /// Not a transport.
+    #[error("'{0}' is no transport: give {choice}", choice = transport::CHOICE)]
+    Transport(String),
     /// Not a place for the serial port.
     #[error("'{0}' is no place for the serial port: give stdio, null, file=PATH or socket=PATH")]
     Serial(String),
 }
 
-/// Bytes for a person.
-fn human(bytes: u64) -> String {
-    match bytes {
-        b if b != 0 && b.is_multiple_of(1 << 20) => format!("{}M", b >> 20),
-        b if b != 0 && b.is_multiple_of(1 << 10) => format!("{}K", b >> 10),
-        b => format!("{b} bytes"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_sizes_are_read_as_people_write_them() {
-        let mib = 1 << 20;
-        for (text, bytes) in [
-            ("512", 512 * mib),
-            ("512M", 512 * mib),
-            ("512m", 512 * mib),
-            ("4G", 4096 * mib),
-            ("32M", 32 * mib),
-            ("65536K", 64 * mib),
-            ("1T", 1 << 40),
-        ] {
-            assert_eq!(text.parse::<MemorySize>().unwrap().bytes(), bytes, "{text}");
-        }
-    }
-
-    #[test]
-    fn bad_memory_sizes_are_named() {
-        for text in ["", "M", "4GB", "-1", "1.5G", "0x100", "99999999999999999999", "16777216T", "4 G", "G4"] {
-            assert_eq!(text.parse::<MemorySize>(), Err(ConfigError::MemorySize(text.to_owned())));
-        }
-        assert_eq!("0".parse::<MemorySize>(), Err(ConfigError::MemoryTooSmall(0)));
-        assert_eq!("31M".parse::<MemorySize>(), Err(ConfigError::MemoryTooSmall(31 << 20)));
-        assert_eq!("32769K".parse::<MemorySize>(), Err(ConfigError::MemoryNotPages(32769 << 10)));
-    }
-
-    #[test]
-    fn sizes_survive_being_written_and_read() {
-        for text in ["32M", "512M", "4G", "2T", "33556K", "5000M"] {
-            let size: MemorySize = text.parse().unwrap();
-            assert_eq!(size.to_string().parse::<MemorySize>().unwrap(), size);
-        }
-    }
-
-    #[test]
-    fn the_serial_port_goes_where_it_is_told() {
-        assert_eq!("stdio".parse(), Ok(SerialConfig::Stdio));
-        assert_eq!("null".parse(), Ok(SerialConfig::Null));
-        assert_eq!("file=a=b".parse(), Ok(SerialConfig::File("a=b".into())));
-        assert_eq!("socket=s".parse(), Ok(SerialConfig::Socket("s".into())));
-        for text in ["", "file", "file=", "socket=", "tty", "stdio=1"] {
-            assert_eq!(text.parse::<SerialConfig>(), Err(ConfigError::Serial(text.to_owned())));
-        }
-    }
 
     #[test]
     fn root_is_added_for_the_root_file_system_unless_it_is_there() {
