@@ -72,24 +72,3 @@ fn many_disks_come_in_order_and_share_interrupt_lines() {
         assert_eq!((content.len() as u64, &content[..2]), (i * 4096, &[letter as u8, b'\n'][..]));
     }
 }
-
-#[test]
-fn data_survives_a_trip_through_the_guest() {
-    let (from, to) = (Image::empty(8 << 20), Image::empty(8 << 20));
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let bytes: Vec<u8> = (0..8 << 20)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .collect();
-    fs::write(&from.path, &bytes).unwrap();
-    let ended = Boot::new()
-        .args(&["--disk", &format!("path={},readonly=on", from.path), "--disk", &format!("path={}", to.path)])
-        .say("vmm.run=\"dd if=/dev/vdb of=/dev/vdc bs=64k; sync\"")
-        .run();
-    ended.assert_clean();
-    assert!(fs::read(&to.path).unwrap() == bytes);
-}

@@ -58,7 +58,7 @@ fn the_guest_finds_its_topology_its_clock_and_its_hypervisor() {
                    grep -c hypervisor /proc/cpuinfo; date +now=%s; cat /sys/class/rtc/rtc0/since_epoch; \
                    ls /sys/bus/acpi/devices; dmesg | grep -iE 'ACPI (BIOS )?(Error|Warning)|firmware bug'";
     let before = now();
-    let ended = Boot::new().args(&["--cpus", "2"]).say(&format!("vmm.run=\"{command}\"")).run();
+    let ended = Boot::new().args(&["--cpus", "2", "--transport", "mmio"]).say(&format!("vmm.run=\"{command}\"")).run();
     let output = &ended.assert_clean().output;
     assert_eq!(output.matches("siblings\t: 2").count(), 2, "{output}");
     assert_eq!(output.matches("cpu cores\t: 2").count(), 2, "{output}");

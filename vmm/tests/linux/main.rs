@@ -3,6 +3,7 @@
 //! Debian's stock kernel, booted to user space. `cargo xtask test` builds this program, ships it to where a KVM runs
 //! unmodified kernels, and runs it there.
 
+mod block;
 mod disks;
 mod ends;
 mod machines;

@@ -215,6 +215,30 @@ impl Image {
         Self { path: path(&to), _dir: dir }
     }
 
+    /// On a file system that is not in memory: one that has direct I/O.
+    pub(crate) fn on_disk(size: u64) -> Self {
+        // There is none in the testbed, whose `/tmp` is in memory.
+        std::fs::create_dir_all("/var/tmp").unwrap();
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let to = dir.path().join("image");
+        std::fs::File::create(&to).unwrap().set_len(size).unwrap();
+        Self { path: path(&to), _dir: dir }
+    }
+
+    /// Full of bytes that are the same in every run, and don't repeat.
+    pub(crate) fn random(size: usize) -> Self {
+        let image = Self::empty(size as u64);
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let words = std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        });
+        std::fs::write(&image.path, words.flatten().take(size).collect::<Vec<u8>>()).unwrap();
+        image
+    }
+
     /// Runs a tool on the image: its exit status and what it printed.
     pub(crate) fn tool(&self, program: &str, arguments: &[&str]) -> (Option<i32>, String) {
         let output = Command::new(program).args(arguments).arg(&self.path).output().unwrap();

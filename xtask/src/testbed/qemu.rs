@@ -58,6 +58,8 @@ impl Machine<'_> {
             qemu.args(["-chardev", &format!("socket,id=port{port},path={},abstract=on", socket(port))]);
             qemu.args(["-device", &format!("virtserialport,nr={port},chardev=port{port}")]);
         }
+        let monitor = escaped(&log.with_file_name("monitor"));
+        qemu.args(["-monitor", &format!("unix:{monitor},server=on,wait=off")]);
         let complaints = File::create(self.job.qemu_log())?;
         qemu.stdin(Stdio::null()).stdout(complaints.try_clone()?).stderr(complaints);
         // The terminal's Ctrl-C is for this program, which then ends QEMU in its own way.

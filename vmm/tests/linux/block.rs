@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the keys of a disk do, as a guest and its host see it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use crate::rig::{Boot, Image, guest_file, path, vmm};
+
+fn root(keys: &str) -> String {
+    format!("{},ro{keys}", path(&guest_file("rootfs.ext4")))
+}
+
+/// Boots with the root file system on a transport, and with so many vCPUs and queues.
+fn boots(transport: &str, queues: u32) {
+    let queues = queues.to_string();
+    let ended = Boot::with(&["--kernel", &path(&guest_file("vmlinux")), "--cpus", &queues, "--transport", transport])
+        .rootfs(&root(&format!(",queues={queues}")))
+        .say("vmm.run=\"readlink /sys/block/vda; echo queues=$(ls /sys/block/vda/mq | wc -l)\"")
+        .run();
+    let place = if transport == "pci" { "/pci0000:00/0000:00:01.0/virtio0/" } else { "/LNRO0005:00/virtio0/" };
+    ended.assert_clean().assert_says(place).assert_says(&format!("queues={queues}\r\n"));
+}
+
+macro_rules! matrix {
+    ($($name:ident: $transport:literal, $queues:literal;)+) => {
+        $(#[test] fn $name() { boots($transport, $queues); })+
+    };
+}
+
+matrix! {
+    the_root_file_system_is_on_mmio_with_1_queue: "mmio", 1;
+    the_root_file_system_is_on_mmio_with_2_queues: "mmio", 2;
+    the_root_file_system_is_on_mmio_with_4_queues: "mmio", 4;
+    the_root_file_system_is_on_pci_with_1_queue: "pci", 1;
+    the_root_file_system_is_on_pci_with_2_queues: "pci", 2;
+    the_root_file_system_is_on_pci_with_4_queues: "pci", 4;
+}
+
+#[test]
+fn what_the_guest_writes_by_any_engine_and_transport_is_what_the_host_reads() {
+    let source = Image::random(4 << 20);
+    let images: Vec<_> = (0..6).map(|_| Image::on_disk(4 << 20)).collect();
+    let keys = [
+        "engine=io_uring",
+        "engine=sync",
+        "engine=io_uring,direct=on",
+        "engine=sync,direct=on",
+        "engine=io_uring,cache=writethrough,queue-size=4",
+        "engine=io_uring,transport=pci",
+    ];
+    let mut disks = vec!["--disk".to_owned(), format!("path={},readonly=on", source.path)];
+    for (image, keys) in images.iter().zip(keys) {
+        disks.extend(["--disk".to_owned(), format!("path={},serial=to,{keys}", image.path)]);
+    }
+    let disks: Vec<_> = disks.iter().map(String::as_str).collect();
+    // The one on PCI may have any name: all that have the serial number are written.
+    let command = "for d in /sys/block/vd?; do if [ $(cat $d/serial)x = tox ]; then \
+                   dd if=/dev/vdb of=/dev/${d##*/} bs=256k oflag=direct; echo copied; fi; done; sync";
+    let ended = Boot::new().args(&disks).say(&format!("vmm.run=\"{command}\"")).run();
+    assert_eq!(ended.assert_clean().output.matches("copied\r\n").count(), images.len(), "{}", ended.output);
+    let bytes = fs::read(&source.path).unwrap();
+    for (image, keys) in images.iter().zip(keys) {
+        assert!(fs::read(&image.path).unwrap() == bytes, "{keys}");
+    }
+}
+
+#[test]
+fn fstrim_gives_space_back_to_the_host() {
+    let image = Image::rootfs();
+    let space = || fs::metadata(&image.path).unwrap().blocks() * 512;
+    let command = "dd if=/dev/urandom of=/big bs=1M count=16; sync; echo written; sleep 1000";
+    let boot = || Boot::with(&["--kernel", &path(&guest_file("vmlinux"))]).rootfs(&image.path);
+    let mut vm = boot().say(&format!("vmm.run=\"{command}\"")).start();
+    vm.expect("written").signal("TERM");
+    vm.wait().assert_clean();
+    let full = space();
+    let ended = boot().say("vmm.run=\"rm /big; sync; fstrim -v /\"").run();
+    ended.assert_clean().assert_says("trimmed");
+    assert!(space() + (15 << 20) < full, "{full} bytes before, {} after", space());
+    let (status, text) = image.tool("e2fsck", &["-fn"]);
+    assert_eq!(status, Some(0), "{text}");
+}
+
+#[test]
+fn without_discard_nothing_is_given_back_and_the_guest_is_told() {
+    let image = Image::rootfs();
+    let ended = Boot::with(&["--kernel", &path(&guest_file("vmlinux"))])
+        .rootfs(&format!("{},discard=off", image.path))
+        .say("vmm.run=\"cat /sys/block/vda/queue/discard_max_bytes; fstrim / || echo refused\"")
+        .run();
+    ended.assert_clean().assert_says("0\r\n").assert_says("refused");
+}
+
+#[test]
+fn a_disk_is_no_faster_than_its_limits_and_a_group_shares_them() {
+    let images = [Image::on_disk(8 << 20), Image::on_disk(8 << 20), Image::on_disk(8 << 20)];
+    let [bytes, one, other] = images.each_ref().map(|image| &image.path);
+    let disks = [
+        "--disk",
+        &format!("path={bytes},bw=1M,100K"),
+        "--disk",
+        &format!("path={one},ops=200,20,group=g"),
+        "--disk",
+        &format!("path={other},group=g"),
+    ];
+    // The guest's own clock counts hundredths of a second.
+    let command = "t() { cut -d' ' -f1 /proc/uptime; }; a=$(t); dd if=/dev/vdb of=/dev/null bs=64k count=64 iflag=direct; \
+                   b=$(t); dd if=/dev/vdc of=/dev/null bs=4k count=300 iflag=direct & \
+                   dd if=/dev/vdd of=/dev/null bs=4k count=300 iflag=direct; wait; echo times=$a,$b,$(t)";
+    let ended = Boot::new().args(&disks).say(&format!("vmm.run=\"{command}\"")).run();
+    let output = &ended.assert_clean().output;
+    let times = output.lines().find_map(|line| line.trim().strip_prefix("times=")).expect(output);
+    let times: Vec<f64> = times.split(',').map(|time| time.parse().unwrap()).collect();
+    let [start, middle, end] = times[..] else { panic!("{times:?}") };
+    // Only the rate is checked: how slow a guest may be is nobody's promise.
+    let (bytes, ops) = (middle - start, end - middle);
+    assert!(bytes >= (4.0 - 0.1) * 0.95, "4 MiB at 1 MiB/s took {bytes} s");
+    assert!(ops >= (600.0 - 20.0) / 200.0 * 0.95, "600 requests at 200 a second took {ops} s");
+}
+
+#[test]
+fn an_image_that_another_vm_writes_is_refused_and_stays_as_it_was() {
+    let image = Image::rootfs();
+    let mut first = Boot::with(&["--kernel", &path(&guest_file("vmlinux"))])
+        .rootfs(&image.path)
+        .say("vmm.run=\"echo up; sleep 1000\"")
+        .start();
+    first.expect("up\r\n");
+    let pid = first.child.id();
+    for (disk, said) in [
+        (format!("path={}", image.path), "is in use by"),
+        (format!("path={},readonly=on", image.path), "is written by"),
+    ] {
+        let output = vmm(&["run", "--kernel", &path(&guest_file("vmlinux")), "--disk", &disk]).output().unwrap();
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        let expected =
+            format!("vmm: error: disk {}: {said} process {pid}: close it there, or give a copy\n", image.path);
+        assert_eq!(line, expected);
+    }
+    first.signal("TERM");
+    first.wait().assert_clean();
+}
