@@ -8,8 +8,9 @@
 //! one is written.
 //!
 //! **Locks.** Configuration is behind one lock, as it is one bus on a PC. It may be held while a function's own locks or
-//! the map of addresses is taken, never the other way round; and a function is called without the map's lock. The path
-//! on which a device raises an interrupt takes none of them.
+//! the map of addresses is taken, never the other way round; and a function is called without the map's lock. Routes are
+//! changed and doorbells bound with locks held: the host's side of that must not come back here. The path on which a
+//! device raises an interrupt takes none of them.
 
 mod access;
 mod address_map;

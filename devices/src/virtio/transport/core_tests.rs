@@ -139,6 +139,18 @@ fn features_that_were_not_offered_are_not_accepted() {
 }
 
 #[test]
+fn what_was_accepted_can_be_read_back_until_a_reset() {
+    let (mut core, _) = core();
+    assert_eq!((core.queue_count(), core.driver_features()), (2, 0));
+    negotiate(&mut core);
+    assert_eq!(core.driver_features(), FEATURES);
+    accept(&mut core, 0);
+    assert_eq!(core.driver_features(), FEATURES);
+    core.set_status(0);
+    assert_eq!(core.driver_features(), 0);
+}
+
+#[test]
 fn features_freeze_when_they_are_agreed_upon() {
     let (mut core, calls) = core();
     accept(&mut core, u64::MAX);

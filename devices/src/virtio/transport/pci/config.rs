@@ -2,7 +2,7 @@
 
 //! The configuration space of a virtio device: who it is, and where in its BAR things are (virtio 1.3 §4.1.2, §4.1.4).
 
-use super::common::COMMON_SIZE;
+use super::registers::COMMON_SIZE;
 use super::{
     BAR, BAR_SIZE, COMMON, DEVICE, ISR, MSIX_PBA, MSIX_TABLE, NOTIFY, NOTIFY_OFF_MULTIPLIER, PAGE, PciTransportError,
 };

@@ -18,12 +18,12 @@
 //! **Locks.** Register accesses share one lock. A device that raises an interrupt takes none: vectors, ISR and MSI-X
 //! gates are atomics, so a worker is never held up by a vCPU, and a reset can wait for the worker.
 
-mod common;
 mod config;
 mod doorbells;
 mod interrupt;
 #[cfg(any(test, feature = "mock-driver"))]
 pub mod mock;
+mod registers;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,10 +31,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
-use self::common::Registers;
 use self::config::Places;
 use self::doorbells::Doorbells;
 use self::interrupt::Interrupt;
+use self::registers::Registers;
 use super::core::Core;
 use super::{DoorbellBinder, Transport};
 use crate::GuestRam;
