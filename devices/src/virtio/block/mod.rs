@@ -9,7 +9,11 @@
 
 mod device;
 mod engine;
+#[cfg(test)]
+mod hostile_tests;
 mod image;
+#[cfg(test)]
+mod machine;
 mod options;
 mod raw;
 mod request;
