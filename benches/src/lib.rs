@@ -2,10 +2,13 @@
 
 //! What a VMM costs until its guest runs: measured for several of them in turn, on the same machine, with the same guest.
 //!
+//! Beside that, what a disk costs: its device in this process, and a plain loop that reads and writes the same file.
+//!
 //! Nothing in here passes or fails by a time. The program `startup` prints a table; `cargo xtask bench` runs it where
 //! there is a KVM that boots Linux.
 
 pub mod boot;
+pub mod disk;
 pub mod first_instruction;
 pub mod monitor;
 pub mod process;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Two system calls that the standard library hasn't.
+//! System calls that the standard library hasn't.
 
 #![expect(unsafe_code, reason = "system calls take raw pointers")]
 
@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
+
+use io_uring::IoUring;
 
 /// Waits until the descriptor has something to read, or its other end is closed; `false` when the time is over.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
@@ -37,4 +39,47 @@ pub(crate) fn wait(child: Child) -> io::Result<(ExitStatus, Duration)> {
         Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
     };
     Ok((ExitStatus::from_raw(status), time(usage.ru_utime) + time(usage.ru_stime)))
+}
+
+/// The processor time that this thread has taken, or all threads of this process.
+pub(crate) fn cpu_time(clock: CpuClock) -> Duration {
+    let clock = match clock {
+        CpuClock::Process => libc::CLOCK_PROCESS_CPUTIME_ID,
+        CpuClock::Thread => libc::CLOCK_THREAD_CPUTIME_ID,
+    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to one timespec, which lives until the call is over. These clocks are always there.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+/// Whose time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CpuClock {
+    Process,
+    Thread,
+}
+
+/// Gives the ring one read or write of `buffer` at `offset` in the file; `tag` comes back with its completion.
+///
+/// # Safety
+///
+/// The buffer stays where it is, and nobody else uses it, until that completion has come.
+pub(crate) unsafe fn push(
+    ring: &mut IoUring,
+    file: BorrowedFd<'_>,
+    write: bool,
+    buffer: &mut [u8],
+    offset: u64,
+    tag: u64,
+) {
+    let fd = io_uring::types::Fd(file.as_raw_fd());
+    let (base, len) = (buffer.as_mut_ptr(), u32::try_from(buffer.len()).expect("a buffer is short"));
+    let entry = if write {
+        io_uring::opcode::Write::new(fd, base, len).offset(offset).build()
+    } else {
+        io_uring::opcode::Read::new(fd, base, len).offset(offset).build()
+    };
+    // SAFETY: the caller keeps the buffer; the file is open until the entry is submitted, and held by the kernel then.
+    unsafe { ring.submission().push(&entry.user_data(tag)) }.expect("the ring has room for all requests");
 }

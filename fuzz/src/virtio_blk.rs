@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use devices::GuestRam;
 use devices::bus::BusDevice;
 use devices::interrupt::InterruptLine;
-use devices::virtio::block::{Block, BlockOptions};
+use devices::virtio::block::{Block, BlockOptions, EngineChoice};
 use devices::virtio::mock::{MockDriver, ram, readable, writable};
 use devices::virtio::transport::Transport;
 use devices::virtio::transport::mmio::MmioTransport;
@@ -33,12 +33,12 @@ struct Machine {
     file: File,
 }
 
-fn machine(read_only: bool) -> Machine {
+fn machine(read_only: bool, engine: EngineChoice) -> Machine {
     // Memory, not a disk: a fuzzer makes thousands a second.
     let mut file = tempfile::tempfile_in("/dev/shm").or_else(|_| tempfile::tempfile()).expect("a temporary file");
     file.write_all(&[0x5a; SECTORS * 512]).expect("room for an image");
     let mut options = BlockOptions::default();
-    options.read_only = read_only;
+    (options.read_only, options.engine) = (read_only, engine);
     let block = Block::new("vda", file.try_clone().expect("a descriptor"), options).expect("a sound image");
     let mem = ram(RAM as usize);
     let line = EventFd::new(0).expect("an eventfd");
@@ -101,14 +101,17 @@ impl Machine {
     }
 }
 
-/// Eight bytes an action; the first byte says which, and its top bit, in the first action, whether the disk is read-only.
+/// Eight bytes an action; the first byte says which. Its top bits say, in the first action, whether the disk is read-only,
+/// and whether it is served by `io_uring` where that is there.
 ///
 /// # Panics
 ///
 /// When the device doesn't come back, the image's size changes, or a read-only image is changed.
 pub fn run(data: &[u8]) {
     let read_only = data.first().is_some_and(|first| first & 0x80 != 0);
-    let machine = machine(read_only);
+    let engine =
+        if data.first().is_some_and(|first| first & 0x40 != 0) { EngineChoice::Automatic } else { EngineChoice::Sync };
+    let machine = machine(read_only, engine);
     let mut driver = machine.initialize(16);
     for action in data.chunks_exact(8) {
         let [what, a, b, c, d, e, f, g] = *action else { continue };
@@ -126,10 +129,16 @@ pub fn run(data: &[u8]) {
             // A request with a header.
             4 => {
                 let mut header = [0; 16];
-                header[0] = a & 7;
+                header[0] = a & 15;
                 header[8] = b & 15;
                 machine.mem.write_slice(&header, GuestAddress(HEADER)).expect("the header is in RAM");
-                let len = u32::from(c) * 64;
+                // Where DISCARD and WRITE_ZEROES find their ranges: one after the other, some with flags.
+                let range = [u64::from(d), u64::from(e) | u64::from(f & 3) << 32];
+                machine
+                    .mem
+                    .write_obj([range[0], range[1], range[0], range[1]], GuestAddress(BUFFER))
+                    .expect("the data is in RAM");
+                let len = u32::from(c) * if a & 8 == 0 { 64 } else { 4 };
                 let data = if a & 1 == 0 { writable(BUFFER, len) } else { readable(BUFFER, len) };
                 driver.submit(&[readable(HEADER, 16), data, writable(STATUS, 1)]);
             }

@@ -71,10 +71,14 @@ impl Transfer {
         self.clear();
         for segment in segments {
             let count = usize::try_from(segment.len).map_err(io::Error::other)?;
+            // Most segments lie in one region, which is quickly found.
+            if let Ok(slice) = mem.get_slice(segment.address, count) {
+                self.push(&slice);
+                continue;
+            }
             for slice in mem.get_slices(segment.address, count) {
                 let slice = slice.map_err(io::Error::other).inspect_err(|_| self.iovecs.clear())?;
-                let guard = slice.ptr_guard_mut();
-                self.iovecs.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: slice.len() });
+                self.push(&slice);
             }
         }
         if let Some(Alignment { memory, offset }) = alignment {
@@ -89,6 +93,13 @@ impl Transfer {
             }
         }
         Ok(())
+    }
+
+    fn push(&mut self, slice: &VolatileSlice<'_>) {
+        if slice.len() > 0 {
+            let guard = slice.ptr_guard_mut();
+            self.iovecs.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: slice.len() });
+        }
     }
 
     /// Forgets the buffers.

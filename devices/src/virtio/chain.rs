@@ -7,7 +7,7 @@
 
 use thiserror::Error;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::GuestRam;
 
@@ -101,7 +101,7 @@ impl DescriptorTable {
         let not_in_ram = || ChainError::NotInRam { address: self.address.raw_value(), len: 16 };
         let offset = u64::from(index).saturating_mul(DESCRIPTOR_SIZE);
         let address = self.address.checked_add(offset).ok_or_else(not_in_ram)?;
-        mem.read_obj(address).map_err(|_| not_in_ram())
+        read_obj(mem, address).ok_or_else(not_in_ram)
     }
 }
 
@@ -150,7 +150,11 @@ impl Chain {
         for segment in self.segments.iter_mut().take(self.readable) {
             let take = usize::try_from(segment.len).unwrap_or(usize::MAX).min(rest.len());
             let Some((now, later)) = std::mem::take(&mut rest).split_at_mut_checked(take) else { return false };
-            if mem.read_slice(now, segment.address).is_err() {
+            let read = match mem.get_slice(segment.address, take) {
+                Ok(slice) => slice.read_slice(now, 0).is_ok(),
+                Err(_) => mem.read_slice(now, segment.address).is_ok(),
+            };
+            if !read {
                 return false;
             }
             segment.skip(take);
@@ -225,7 +229,7 @@ impl Chain {
         if segment.len == 0 {
             return Ok(());
         }
-        let in_ram = usize::try_from(segment.len).is_ok_and(|len| mem.check_range(segment.address, len));
+        let in_ram = usize::try_from(segment.len).is_ok_and(|len| is_in_ram(mem, segment.address, len));
         if !in_ram {
             return Err(ChainError::NotInRam { address: segment.address.raw_value(), len: segment.len });
         }
@@ -234,6 +238,19 @@ impl Chain {
             self.readable = self.segments.len();
         }
         Ok(())
+    }
+}
+
+/// Whether all of a range is RAM. Most ranges lie in one region, which is quickly found.
+fn is_in_ram(mem: &GuestRam, address: GuestAddress, len: usize) -> bool {
+    mem.get_slice(address, len).is_ok() || mem.check_range(address, len)
+}
+
+/// Reads what lies in one region quickly, and what doesn't as well.
+fn read_obj<T: ByteValued>(mem: &GuestRam, address: GuestAddress) -> Option<T> {
+    match mem.get_slice(address, size_of::<T>()) {
+        Ok(slice) => slice.read_obj(0).ok(),
+        Err(_) => mem.read_obj(address).ok(),
     }
 }
 

@@ -128,6 +128,17 @@ impl MockDriver {
         self.mem.store(index.to_le(), GuestAddress(address), Ordering::Release).unwrap();
     }
 
+    /// At which available index the device wants a doorbell (EVENT_IDX).
+    pub fn avail_event(&self) -> u16 {
+        let address = self.config.used_ring + 4 + 8 * u64::from(self.config.size);
+        u16::from_le(self.mem.load(GuestAddress(address), Ordering::Acquire).unwrap())
+    }
+
+    /// The available index, as it was last written.
+    pub fn avail_index(&self) -> u16 {
+        self.avail_index
+    }
+
     /// How many chains the device has given back so far, modulo 2^16.
     pub fn used_index(&self) -> u16 {
         u16::from_le(self.mem.load(GuestAddress(self.config.used_ring + 2), Ordering::Acquire).unwrap())

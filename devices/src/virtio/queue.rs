@@ -203,7 +203,8 @@ impl Queue {
         // Flags and index come before the entries, of two bytes each (virtio 1.3 §2.7.6). The size is a power of two.
         let slot = u64::from(next & size.wrapping_sub(1)).saturating_mul(2).saturating_add(4);
         let entry = GuestAddress(self.ring.avail_ring().saturating_add(slot));
-        let head = self.mem.load(entry, Ordering::Relaxed).map(u16::from_le).map_err(ring_error)?;
+        let entry = self.mem.get_slice(entry, 2).map_err(ring_error)?;
+        let head = entry.load(0, Ordering::Relaxed).map(u16::from_le).map_err(ring_error)?;
         if head >= size {
             return Err(QueueError::HeadOutOfRange { head, size });
         }

@@ -71,6 +71,11 @@ impl Engine {
         let Some(transfer) = self.transfer(slot) else {
             return Started::Done(Err(io::ErrorKind::ResourceBusy.into()));
         };
+        #[cfg(test)]
+        if raw.full.load(std::sync::atomic::Ordering::Acquire) && matches!(step, Step::Write { .. } | Step::Zero { .. })
+        {
+            return Started::Done(Err(io::Error::from_raw_os_error(libc::ENOSPC)));
+        }
         // What needs no wait is done here, whatever the engine.
         match step {
             Step::Read { offset } => {

@@ -7,9 +7,15 @@
 //! read-only image is never written. What it gets of the host's memory is bounded by the size of its queues, of the
 //! host's time by the rate limits that its owner has set.
 
+#[cfg(test)]
+mod control_tests;
 mod device;
 mod engine;
+#[cfg(test)]
+mod hostile_tests;
 mod image;
+#[cfg(test)]
+mod machine;
 mod options;
 mod raw;
 mod request;

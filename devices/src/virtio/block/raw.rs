@@ -28,6 +28,9 @@ pub(super) struct Raw {
     nowait: AtomicBool,
     /// The file system makes zeros without freeing blocks.
     zero_range: AtomicBool,
+    /// Tests pretend with it that the host has no room.
+    #[cfg(test)]
+    pub(super) full: AtomicBool,
 }
 
 impl Raw {
@@ -44,7 +47,15 @@ impl Raw {
             })
         });
         let yes = || AtomicBool::new(true);
-        Ok(Self { file, is_block_device, alignment, nowait: yes(), zero_range: yes() })
+        Ok(Self {
+            file,
+            is_block_device,
+            alignment,
+            nowait: yes(),
+            zero_range: yes(),
+            #[cfg(test)]
+            full: AtomicBool::new(false),
+        })
     }
 
     pub(super) fn file(&self) -> &File {

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::image::{Image, SECTOR_SIZE};
 use super::spec;
@@ -241,10 +241,8 @@ impl Request {
 
     /// Writes the status byte; gives how many bytes were written to the guest in all.
     pub(super) fn report(&self, mem: &GuestRam, status: u8) -> u32 {
-        match mem.write_obj(status, self.status_at) {
-            Ok(()) => self.written.saturating_add(1),
-            Err(_) => self.written,
-        }
+        let reported = mem.get_slice(self.status_at, 1).is_ok_and(|slice| slice.write_obj(status, 0).is_ok());
+        self.written.saturating_add(reported.into())
     }
 
     /// What is said of a step that failed.

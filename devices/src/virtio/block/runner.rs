@@ -27,7 +27,7 @@ use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::{Queue, QueueError};
 
 /// How many requests are completed, at most, before the driver is told, while there are more that need no wait.
-const ANNOUNCE_REQUESTS: u32 = 32;
+const ANNOUNCE_REQUESTS: u32 = 8;
 /// How many bytes count as one request more.
 const ANNOUNCE_BYTES: u64 = 16 << 10;
 

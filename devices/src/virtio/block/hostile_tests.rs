@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a hostile guest does to a disk, through the registers and the rings, against both engines. After each attack the
+//! disk of another device works as if nothing had happened, a reset brings the device back, and the image holds what it
+//! held, in the length that it had.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::machine::{HOLE, Machine, QUEUE_READY, QUEUE_SEL, QUEUE_SIZE, RAM_END, RINGS};
+use super::rig::{DATA, ENGINES, HEADER, SECTORS, STATUS, UNTOUCHED, options};
+use super::spec;
+use crate::virtio::mock::{Buffer, INDIRECT, MockDriver, NEXT, WRITE, readable, writable};
+use crate::virtio::queue::QueueConfig;
+
+/// Runs every attack on a device of its own and on both engines. What it asks to be changed in the image, it names.
+fn attack<T>(cases: &[(&str, T)], run: impl Fn(&Machine, &str, &T)) {
+    for engine in ENGINES {
+        let bystander = Machine::new(options(engine));
+        let mut neighbour = bystander.driver();
+        for (name, case) in cases {
+            let machine = Machine::new(options(engine));
+            let before = machine.host();
+            run(&machine, name, case);
+            bystander.read_a_sector(&mut neighbour);
+            machine.comes_back();
+            assert_eq!(machine.host(), before, "{name}");
+        }
+    }
+}
+
+fn header() -> Buffer {
+    readable(HEADER, 16)
+}
+
+fn status() -> Buffer {
+    writable(STATUS, 1)
+}
+
+#[test]
+fn a_queue_that_is_none_asks_for_a_reset() {
+    let good = QueueConfig { size: 16, descriptor_table: 0x1000, avail_ring: 0x1100, used_ring: 0x1200 };
+    let cases = [
+        ("a size of 0", QueueConfig { size: 0, ..good }),
+        ("a size of 3", QueueConfig { size: 3, ..good }),
+        ("a size beyond the largest", QueueConfig { size: 512, ..good }),
+        ("a table in the hole", QueueConfig { descriptor_table: HOLE, ..good }),
+        ("a table across the hole", QueueConfig { descriptor_table: HOLE - 16, ..good }),
+        ("an avail ring across the hole", QueueConfig { avail_ring: HOLE - 4, ..good }),
+        ("a used ring across the end", QueueConfig { used_ring: RAM_END - 8, ..good }),
+        ("a used ring beyond the end", QueueConfig { used_ring: RAM_END, ..good }),
+        ("a table that wraps", QueueConfig { descriptor_table: u64::MAX - 15, ..good }),
+        ("an avail ring that wraps", QueueConfig { avail_ring: u64::MAX - 1, ..good }),
+        ("a table that isn't aligned", QueueConfig { descriptor_table: 0x1008, ..good }),
+        ("a used ring that isn't aligned", QueueConfig { used_ring: 0x1202, ..good }),
+    ];
+    attack(&cases, |machine, name, config| {
+        machine.negotiate();
+        machine.configure(*config);
+        machine.driver_ok();
+        machine.ring(0);
+        assert!(machine.needs_reset(), "{name}");
+    });
+}
+
+#[test]
+fn registers_of_a_running_device_and_doorbells_of_no_queue_do_nothing() {
+    type Attack = fn(&Machine);
+    let cases: [(&str, Attack); 5] = [
+        ("a size that changes", |machine| {
+            for size in [0, 3, 8, 0xffff, u32::MAX] {
+                machine.write(QUEUE_SIZE, size);
+            }
+        }),
+        ("a queue that is taken back", |machine| machine.write(QUEUE_READY, 0)),
+        ("a ring that moves", |machine| {
+            for register in (0x80..0xa8).step_by(4) {
+                machine.write(register, 0xffff_fff0);
+            }
+        }),
+        ("doorbells of no queue", |machine| {
+            for queue in [1, 2, 255, 0xffff, 0x1_0000, u32::MAX] {
+                machine.ring(queue);
+            }
+        }),
+        ("a queue that doesn't exist", |machine| {
+            for queue in [1, 64, u32::MAX] {
+                machine.write(QUEUE_SEL, queue);
+                machine.write(QUEUE_SIZE, 16);
+                machine.write(QUEUE_READY, 1);
+            }
+        }),
+    ];
+    attack(&cases, |machine, _, act| {
+        let mut driver = machine.driver();
+        act(machine);
+        machine.read_a_sector(&mut driver);
+    });
+}
+
+#[test]
+fn a_device_without_a_queue_does_nothing() {
+    attack(&[("no queue", ())], |machine, _, ()| {
+        machine.negotiate();
+        machine.driver_ok();
+        let before = machine.ram();
+        machine.ring(0);
+        assert!(!machine.needs_reset());
+        assert!(machine.ram() == before);
+    });
+}
+
+#[test]
+fn a_ring_that_lies_asks_for_a_reset_and_is_not_served() {
+    type Attack = fn(&mut MockDriver);
+    let cases: [(&str, Attack); 5] = [
+        ("an index that jumps by one more than the queue holds", |driver| driver.set_avail_index(17)),
+        ("an index that jumps far", |driver| driver.set_avail_index(0x8000)),
+        ("an index that goes back", |driver| driver.set_avail_index(0xffff)),
+        ("a head that is just beyond the queue", |driver| driver.offer(16)),
+        ("a head that is far beyond", |driver| driver.offer(0xffff)),
+    ];
+    attack(&cases, |machine, name, act| {
+        let mut driver = machine.driver();
+        act(&mut driver);
+        assert_eq!(machine.serve(&mut driver), None, "{name}");
+        machine.ring(0);
+        assert_eq!(driver.used_index(), 0, "{name}");
+    });
+}
+
+#[test]
+fn a_head_that_is_offered_twice_is_done_twice_or_refused() {
+    attack(&[("a flush, which takes the disk a while", ())], |machine, _, ()| {
+        let mut driver = machine.driver();
+        machine.header(spec::T_FLUSH, 0);
+        let head = driver.submit(&[header(), status()]);
+        driver.offer(head);
+        // An engine that had done with the first when it saw the second has no reason to complain.
+        let served = std::iter::from_fn(|| machine.serve(&mut driver)).take(2).count();
+        assert!(served == 2 || machine.needs_reset());
+    });
+}
+
+#[test]
+fn chains_that_can_not_be_used_go_back_empty() {
+    const TABLE: u64 = 0x6000;
+    type Attack = fn(&mut MockDriver);
+    let cases: [(&str, Attack); 11] = [
+        ("a loop", |driver| {
+            driver.descriptor(0, HEADER, 16, NEXT, 1);
+            driver.descriptor(1, DATA, 512, NEXT, 0);
+        }),
+        ("a loop of writable ones", |driver| driver.descriptor(0, DATA, 1, NEXT | WRITE, 0)),
+        ("a loop in an indirect table", |driver| {
+            driver.descriptor(0, TABLE, 32, INDIRECT, 0);
+            driver.descriptor_in(TABLE, 0, HEADER, 16, NEXT, 1);
+            driver.descriptor_in(TABLE, 1, DATA, 512, NEXT, 0);
+        }),
+        ("a table in a table", |driver| {
+            driver.descriptor(0, TABLE, 16, INDIRECT, 0);
+            driver.descriptor_in(TABLE, 0, TABLE, 16, INDIRECT, 0);
+        }),
+        ("a table of half a descriptor", |driver| driver.descriptor(0, TABLE, 24, INDIRECT, 0)),
+        ("a table in the hole", |driver| driver.descriptor(0, HOLE, 16, INDIRECT, 0)),
+        ("a descriptor beyond the table", |driver| driver.descriptor(0, HEADER, 16, NEXT, 16)),
+        ("an address that wraps", |driver| driver.descriptor(0, u64::MAX - 7, 16, 0, 0)),
+        ("a buffer across the hole", |driver| driver.descriptor(0, HOLE - 8, 16, 0, 0)),
+        ("4 GiB and more", |driver| {
+            driver.descriptor(0, HEADER, u32::MAX, NEXT, 1);
+            driver.descriptor(1, HEADER, u32::MAX, 0, 0);
+        }),
+        ("readable behind writable", |driver| {
+            driver.descriptor(0, HEADER, 16, NEXT, 1);
+            driver.descriptor(1, STATUS, 1, NEXT | WRITE, 2);
+            driver.descriptor(2, DATA, 512, 0, 0);
+        }),
+    ];
+    attack(&cases, |machine, name, act| {
+        let mut driver = machine.driver();
+        machine.header(spec::T_OUT, 0);
+        act(&mut driver);
+        driver.offer(0);
+        assert_eq!(machine.serve(&mut driver), Some((0, 0)), "{name}");
+        assert_eq!(machine.status_byte(), UNTOUCHED, "{name}");
+    });
+}
+
+#[test]
+fn requests_that_can_not_be_done_fail_alone() {
+    let end = SECTORS;
+    let out = |len| vec![header(), readable(DATA, len), status()];
+    let into = |len| vec![header(), writable(DATA, len), status()];
+    let thrice = vec![header(), readable(DATA, 512), readable(DATA, 512), readable(DATA, 512), status()];
+    let ioerr = (spec::S_IOERR, 1);
+    let unsupp = (spec::S_UNSUPP, 1);
+    let unseen = (UNTOUCHED, 0);
+    let cases = [
+        ("read past the end", (spec::T_IN, end, into(512), ioerr)),
+        ("read across the end", (spec::T_IN, end - 1, into(1024), ioerr)),
+        ("write past the end", (spec::T_OUT, end, out(512), ioerr)),
+        ("write across the end", (spec::T_OUT, end - 1, out(1024), ioerr)),
+        ("each part inside, the sum past the end", (spec::T_OUT, end - 2, thrice, ioerr)),
+        ("the top sector", (spec::T_OUT, u64::MAX, out(512), ioerr)),
+        ("nothing past the end", (spec::T_OUT, end + 1, out(0), ioerr)),
+        ("a sector whose offset wraps", (spec::T_OUT, 1 << 55, out(512), ioerr)),
+        ("a sector just below", (spec::T_OUT, (1 << 55) - 1, out(512), ioerr)),
+        ("half a sector", (spec::T_OUT, 0, out(511), ioerr)),
+        ("an odd read", (spec::T_IN, 0, into(513), ioerr)),
+        ("a large read", (spec::T_IN, 0, into(512 << 10), ioerr)),
+        ("half a header", (spec::T_OUT, 0, vec![readable(HEADER, 15), status()], ioerr)),
+        ("no header", (spec::T_IN, 0, vec![status()], ioerr)),
+        ("a header that may only be written", (spec::T_IN, 0, vec![writable(HEADER, 16), status()], ioerr)),
+        ("an unknown request", (0xdead, 0, out(512), unsupp)),
+        ("a reserved one", (2, 0, out(512), unsupp)),
+        ("secure erase, which isn't offered", (14, 0, out(16), unsupp)),
+        ("no status byte", (spec::T_OUT, 0, vec![header(), readable(DATA, 512)], unseen)),
+        ("a status byte that may only be read", (spec::T_OUT, 0, vec![header(), readable(STATUS, 1)], unseen)),
+        ("a status byte of no length", (spec::T_OUT, 0, vec![header(), writable(STATUS, 0)], unseen)),
+    ];
+    attack(&cases, |machine, name, (kind, sector, buffers, (status, len))| {
+        let mut driver = machine.driver();
+        machine.header(*kind, *sector);
+        assert_eq!(machine.submit(&mut driver, buffers), Some((0, *len)), "{name}");
+        assert_eq!(machine.status_byte(), *status, "{name}");
+        let data: u8 = machine.mem.read_obj(GuestAddress(DATA)).unwrap();
+        assert_eq!(data, UNTOUCHED, "{name}");
+    });
+}
+
+#[test]
+fn a_header_in_pieces_is_a_header() {
+    attack(&[("a byte each, and empty ones between", ())], |machine, _, ()| {
+        let mut driver = machine.driver();
+        machine.header(spec::T_IN, 3);
+        let table = 0x6000;
+        // Sixteen descriptors are as many as a chain may have.
+        for byte in 0..14u16 {
+            let (address, len) = (HEADER + u64::from(byte), if byte == 13 { 3 } else { 1 });
+            driver.descriptor_in(table, byte, address, len, NEXT, byte + 1);
+        }
+        driver.descriptor_in(table, 14, DATA, 512, NEXT | WRITE, 15);
+        driver.descriptor_in(table, 15, STATUS, 1, WRITE, 0);
+        driver.descriptor(0, table, 256, INDIRECT, 0);
+        driver.offer(0);
+        assert_eq!(machine.serve(&mut driver), Some((0, 513)));
+        assert_eq!(machine.mem.read_obj::<u8>(GuestAddress(DATA)).unwrap(), 4);
+    });
+}
+
+#[test]
+fn a_header_that_another_vcpu_changes_is_one_of_the_two() {
+    attack(&[("a good read, and writes that aren't", ())], |machine, _, ()| {
+        let mut driver = machine.driver();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    machine.header(spec::T_OUT, u64::MAX);
+                    machine.header(spec::T_IN, 0);
+                    machine.header(spec::T_OUT, SECTORS - 1);
+                }
+            });
+            for _ in 0..2000 {
+                // Two sectors, none of which may be written: at `SECTORS - 1` the second one is past the end. A header
+                // that is read while it changes may be any mixture: only sector 0 and a read go together.
+                driver.submit(&[header(), writable(DATA, 1024), status()]);
+                let used = machine.serve(&mut driver).unwrap();
+                assert!(used.1 == 1 || used.1 == 1025, "{used:?}");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
+fn two_vcpus_that_move_the_index_about_stop_their_own_device_at_most() {
+    attack(&[("anywhere", 0x8000), ("within the queue", 16)], |machine, _, modulus: &u16| {
+        for _ in 0..5 {
+            let mut driver = machine.driver();
+            machine.header(spec::T_IN, 0);
+            driver.chain(&[header(), writable(DATA, 512), status()]);
+            let start = driver.config;
+            thread::scope(|scope| {
+                for vcpu in 0..2u16 {
+                    scope.spawn(move || {
+                        let address = GuestAddress(start.avail_ring + 2);
+                        for turn in 0..3000u16 {
+                            let index = turn.wrapping_mul(vcpu * 2 + 1) % modulus;
+                            machine.mem.store(index.to_le(), address, Ordering::Release).unwrap();
+                            if turn % 8 == 0 {
+                                machine.ring(0);
+                            }
+                        }
+                    });
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn nothing_touches_memory_or_image_after_a_reset() {
+    for engine in ENGINES {
+        let machine = Machine::new(options(engine));
+        for turn in 0..50u8 {
+            let mut driver = machine.driver();
+            // Reads, writes, a flush and zeros: all in the last eight sectors.
+            for (kind, data) in [
+                (spec::T_OUT, readable(DATA, 4096)),
+                (spec::T_IN, writable(DATA + 0x1000, 4096)),
+                (spec::T_FLUSH, readable(DATA, 0)),
+                (spec::T_OUT, readable(DATA + 0x1000, 4096)),
+            ] {
+                let at = HEADER + 16 * u64::from(driver.avail_index());
+                let request = [u64::from(kind).to_le_bytes(), (SECTORS - 8).to_le_bytes()].concat();
+                machine.mem.write_slice(&request, GuestAddress(at)).unwrap();
+                driver.submit(&[readable(at, 16), data, status()]);
+            }
+            machine.ring(0);
+            if turn % 2 == 1 {
+                machine.wait_interrupt();
+            }
+            machine.reset();
+            machine.mem.write_slice(&vec![turn; 0x2000], GuestAddress(DATA)).unwrap();
+            let (ram, host) = (machine.ram(), machine.host());
+            machine.ring(0);
+            thread::yield_now();
+            assert!(machine.ram() == ram && machine.host() == host);
+            assert_eq!(host.len() as u64, SECTORS * 512);
+            assert_eq!((host[0], host[(SECTORS as usize - 8) * 512 - 1]), (1, SECTORS as u8 - 8));
+        }
+        machine.comes_back();
+    }
+}
+
+#[test]
+fn one_page_in_every_request_is_the_guests_own_trouble() {
+    attack(&[("fifteen reads into one page", ())], |machine, _, ()| {
+        let mut driver = machine.driver();
+        machine.header(spec::T_IN, 0);
+        // Five chains of three: header, data and status are the same bytes for all of them.
+        for _ in 0..5 {
+            driver.submit(&[header(), writable(DATA, 4096), writable(DATA, 1)]);
+        }
+        for _ in 0..5 {
+            assert_eq!(machine.serve(&mut driver).unwrap().1, 4097);
+        }
+    });
+}
+
+#[test]
+fn rings_that_are_their_own_buffers_stop_their_own_device_at_most() {
+    attack(&[("a read over the rings", ())], |machine, _, ()| {
+        let mut driver = machine.driver();
+        machine.header(spec::T_IN, 0);
+        driver.submit(&[header(), writable(RINGS, 4096), status()]);
+        machine.ring(0);
+        machine.wait_interrupt();
+    });
+}
