@@ -52,7 +52,11 @@ pub(crate) fn run(job: &Job, control: File) -> Result<i32, String> {
     command.args(arguments).current_dir("/share").envs(job.environment.iter().cloned());
     let (pid, pumps) = match job.terminal {
         Some(size) => start_in_terminal(&mut command, size, control)?,
-        None => start_with_pipes(&mut command)?,
+        None => {
+            // Nothing that is said there is for this job, but it has to be taken.
+            std::thread::spawn(move || BufReader::new(control).lines().map_while(Result::ok).for_each(drop));
+            start_with_pipes(&mut command)?
+        }
     };
     let status = sys::wait_for(pid).map_err(|error| format!("can't wait for {program}: {error}"))?;
     // Whoever still holds the job's output would keep the pumps waiting for its end.

@@ -4,7 +4,8 @@
 //!
 //! The other side is `cargo xtask testbed`. Between them are a disk with the job (`/dev/vdb`) and the ports of one
 //! virtio-serial device: what the job writes goes through ports of its own, so that it mixes with nothing that the kernel
-//! has to say. On the control port this side says, line by line, `ready`, `beat` every second, `exit N`.
+//! has to say. On the control port this side says, line by line, `ready`, `beat` every second, `exit N`. The other
+//! side says `size ROWS COLUMNS` when its terminal has changed, and `nudge` for the sake of the interrupt that it makes.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

@@ -24,6 +24,8 @@ use crate::progress::Step;
 const BOOT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the testbed may be silent after that; it says something every second.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is nudged.
+const NUDGE: Duration = Duration::from_millis(100);
 /// How long switching off may take.
 const OFF_PATIENCE: Duration = Duration::from_secs(30);
 /// Ctrl-], which ends an interactive testbed that doesn't end by itself.
@@ -118,6 +120,17 @@ pub(crate) fn run(
 /// The abstract socket for a port of a boot.
 fn socket_name(boot: u32, port: u32) -> String {
     format!("vmm-testbed-{}-{boot}-{port}", std::process::id())
+}
+
+/// Interrupts the machine now and then until it is gone.
+///
+/// QEMU's SVM changes a vCPU's pending interrupts without a lock when it enters and leaves a guest, and so loses one now and
+/// then. If that was the timer's, a processor that sleeps would do so for ever, though the interrupt is still in its
+/// LAPIC; any other interrupt has QEMU look there again.
+fn nudge(mut control: UnixStream) {
+    while control.write_all(b"nudge\n").is_ok() {
+        std::thread::sleep(NUDGE);
+    }
 }
 
 /// Waits for QEMU to connect, then passes on what comes in.
@@ -241,7 +254,12 @@ impl Session<'_> {
 
     fn connected(&mut self, port: u32, stream: UnixStream) {
         match port {
-            CONTROL => self.control = Some(stream),
+            CONTROL => {
+                if let Ok(stream) = stream.try_clone() {
+                    std::thread::spawn(move || nudge(stream));
+                }
+                self.control = Some(stream);
+            }
             INPUT => self.input = Some(stream),
             _ => {}
         }
