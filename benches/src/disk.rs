@@ -3,6 +3,8 @@
 //! A disk under load: the block device with a driver in this process, and a plain `io_uring` loop on the same file, which
 //! is the most that the host can give.
 
+#![expect(unsafe_code, reason = "a ring takes raw pointers to buffers")]
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use devices::GuestRam;
 use devices::pci::mock::{CONFIG_PORTS, MockMachine, MockVectors, WINDOWS};
-use devices::virtio::block::Block;
+use devices::virtio::block::{Block, BlockOptions};
 use devices::virtio::mock::{MockDriver, ram, readable, writable};
 use devices::virtio::transport::Transport;
 use devices::virtio::transport::pci::mock::MockFunction;
@@ -42,7 +42,9 @@ fn block() -> Block {
     // Memory, not a disk: a fuzzer makes thousands a second.
     let mut file = tempfile::tempfile_in("/dev/shm").or_else(|_| tempfile::tempfile()).expect("a temporary file");
     file.write_all(&[0x5a; 1024]).expect("room for an image");
-    Block::new("vda", file, true).expect("a sound image")
+    let mut options = BlockOptions::default();
+    options.read_only = true;
+    Block::new("vda", file, options).expect("a sound image")
 }
 
 fn guest() -> Guest {
