@@ -6,6 +6,7 @@ use std::num::{NonZeroU16, NonZeroU64};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use devices::virtio::block::MAX_QUEUE_SIZE;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
@@ -211,7 +212,7 @@ impl Disk {
             engine: values.take_one_of("engine", &engines, "io_uring or sync")?,
             direct: values.take_switch("direct")?.unwrap_or(plain.direct),
             queues: values.take_number("queues", "a number of queues from 1 on")?,
-            queue_size: values.take_number("queue-size", "a power of two up to 32768")?.unwrap_or(plain.queue_size),
+            queue_size: values.take_number("queue-size", "a power of two from 4 to 1024")?.unwrap_or(plain.queue_size),
             serial: values.take("serial").map(str::to_owned),
             cache: values.take_one_of("cache", &caches, "writeback or writethrough")?.unwrap_or(plain.cache),
             discard: values.take_switch("discard")?.unwrap_or(plain.discard),
@@ -229,8 +230,8 @@ impl Disk {
 
     /// What can be judged without the host.
     pub(crate) fn check(&self) -> Result<(), String> {
-        if !self.queue_size.is_power_of_two() || self.queue_size > 32768 || self.queue_size < 4 {
-            return Err(format!("queue-size={}: give a power of two from 4 to 32768", self.queue_size));
+        if !self.queue_size.is_power_of_two() || self.queue_size > MAX_QUEUE_SIZE || self.queue_size < 4 {
+            return Err(format!("queue-size={}: give a power of two from 4 to {MAX_QUEUE_SIZE}", self.queue_size));
         }
         if let Some(serial) = self.serial.as_ref().filter(|serial| serial.len() > SERIAL_MAX || !serial.is_ascii()) {
             return Err(format!("serial={serial}: give at most {SERIAL_MAX} ASCII characters"));
@@ -350,9 +351,9 @@ mod tests {
             ("path=a,format=vmdk", "format=vmdk: give raw or qcow2"),
             ("path=a,engine=aio", "engine=aio: give io_uring or sync"),
             ("path=a,queues=0", "queues=0: give a number of queues from 1 on"),
-            ("path=a,queue-size=100", "queue-size=100: give a power of two from 4 to 32768"),
-            ("path=a,queue-size=2", "queue-size=2: give a power of two from 4 to 32768"),
-            ("path=a,queue-size=65536", "queue-size=65536: give a power of two up to 32768"),
+            ("path=a,queue-size=100", "queue-size=100: give a power of two from 4 to 1024"),
+            ("path=a,queue-size=2", "queue-size=2: give a power of two from 4 to 1024"),
+            ("path=a,queue-size=65536", "queue-size=65536: give a power of two from 4 to 1024"),
             ("path=a,serial=123456789012345678901", "serial=123456789012345678901: give at most 20 ASCII characters"),
             ("path=a,cache=none", "cache=none: give writeback or writethrough"),
             ("path=a,bw=0", "bw=0: give a number from 1 on, with K, M or G behind it if you like"),
