@@ -9,7 +9,7 @@ use std::thread;
 
 use vmm::{Config, Console, Disk, Exit, Vm};
 
-use crate::rig::{CMDLINE, guest_file};
+use crate::rig::{CMDLINE, guest_file, path};
 use crate::skip::skip;
 
 /// Boots to user space and to the power-off, with the library.

@@ -47,8 +47,8 @@ fn denied(text: &str) -> Vec<&str> {
     lists.flat_map(|list| list.split([',', ')', '\n']).map(str::trim)).collect()
 }
 
-/// What plays the guest for tests, fuzz targets and benchmarks: no guest reaches it.
-const MOCK: &str = "devices/src/virtio/mock.rs";
+/// The name of files that play the guest for tests, fuzz targets and benchmarks: no guest reaches them.
+const MOCK: &str = "/mock.rs";
 
 fn reopened(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -56,7 +56,7 @@ fn reopened(source: &Source) -> Vec<Finding> {
     let mut attribute = String::new();
     for (number, line) in source.lines() {
         // What follows is for tests, which may panic.
-        if line.contains("#[cfg(test)]") || source.path == MOCK {
+        if line.contains("#[cfg(test)]") || source.path.ends_with(MOCK) {
             break;
         }
         if attribute.is_empty() && !line.trim_start().starts_with("#[") && !line.trim_start().starts_with("#![") {
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(check(&[sample("devices/src/bus.rs", text)]).len(), 1);
         let wrapped = "#[allow(\n    clippy::indexing_slicing,\n    reason = \"no\"\n)]\nfn f() {}\n";
         assert_eq!(check(&[sample("vmm/src/vcpu/exits.rs", wrapped)]).len(), 1);
-        assert!(check(&[sample(MOCK, wrapped)]).is_empty());
+        assert!(check(&[sample("devices/src/virtio/mock.rs", wrapped)]).is_empty());
         assert!(check(&[sample("vmm/src/lib.rs", text)]).is_empty());
         assert!(check(&[sample("devices/src/bus.rs", &format!("#[cfg(test)]\n{text}"))]).is_empty());
     }
