@@ -96,7 +96,7 @@ impl Transfer {
     }
 
     fn push(&mut self, slice: &VolatileSlice<'_>) {
-        if slice.len() > 0 {
+        if !slice.is_empty() {
             let guard = slice.ptr_guard_mut();
             self.iovecs.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: slice.len() });
         }
