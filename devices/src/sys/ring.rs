@@ -28,7 +28,7 @@ const CANCEL: u64 = u64::MAX - 1;
 const OVERHEAD: u32 = 3;
 
 /// The most threads of the kernel's that work for a ring: for flushes, say, which a guest can ask for in any number.
-const KERNEL_THREADS: u32 = 4;
+const KERNEL_THREADS: u32 = 16;
 
 /// What the kernel shall do for a slot.
 #[derive(Clone, Copy, Debug)]
