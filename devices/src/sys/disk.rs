@@ -61,6 +61,15 @@ pub(crate) fn block_sizes(file: &File) -> BlockSizes {
     }
 }
 
+/// Whether the file is in memory, and nothing ever waits for a disk.
+pub(crate) fn is_in_memory(file: &File) -> bool {
+    // SAFETY: every field of the structure is a number, for which zero is a value.
+    let mut statfs: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is the kernel's to fill during the call, and the descriptor is borrowed from an open file.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut statfs) };
+    result == 0 && statfs.f_type == libc::TMPFS_MAGIC
+}
+
 /// Makes calls on the file wait, however it was opened: `io_uring` gives up on one that must not.
 pub(crate) fn set_blocking(file: &File) -> io::Result<()> {
     // SAFETY: numbers, and a descriptor that is borrowed from an open file.

@@ -27,6 +27,9 @@ const CANCEL: u64 = u64::MAX - 1;
 /// Submissions that are no slot's: the doorbell's read, and two to cancel.
 const OVERHEAD: u32 = 3;
 
+/// The most threads of the kernel's that work for a ring: for flushes, say, which a guest can ask for in any number.
+const KERNEL_THREADS: u32 = 16;
+
 /// What the kernel shall do for a slot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Operation {
@@ -124,6 +127,8 @@ impl Ring {
     pub(crate) fn new(setup: Setup, slots: u16, doorbell: EventFd, mem: GuestRam) -> io::Result<Self> {
         let Setup(uring) = setup;
         uring.submitter().register_enable_rings()?;
+        // Linux 5.15; before that, there are as many as the kernel thinks best.
+        let _ = uring.submitter().register_iowq_max_workers(&mut [KERNEL_THREADS; 2]);
         let slots = usize::from(slots);
         let mut ring = Self {
             uring,

@@ -40,7 +40,8 @@ impl Block {
     pub fn new(name: impl Into<String>, file: File, mut options: BlockOptions) -> Result<Self, BlockError> {
         let name = name.into();
         if options.engine != EngineChoice::Sync
-            && let Err(error) = Setup::new(options.queue_size)
+            // A small one tells as much as a large one.
+            && let Err(error) = Setup::new(1)
         {
             if options.engine == EngineChoice::IoUring {
                 return Err(BlockError::NoIoUring(error));

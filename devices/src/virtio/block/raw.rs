@@ -24,6 +24,8 @@ pub(super) struct Raw {
     is_block_device: bool,
     /// What direct I/O demands; `None` when the page cache is used.
     alignment: Option<Alignment>,
+    /// Nothing waits for a disk.
+    in_memory: bool,
     /// The page cache tells when it would have to wait.
     nowait: AtomicBool,
     /// The file system makes zeros without freeing blocks.
@@ -46,11 +48,13 @@ impl Raw {
                 Alignment { memory: block, offset: block }
             })
         });
+        let in_memory = disk::is_in_memory(&file);
         let yes = || AtomicBool::new(true);
         Ok(Self {
             file,
             is_block_device,
             alignment,
+            in_memory,
             nowait: yes(),
             zero_range: yes(),
             #[cfg(test)]
@@ -104,16 +108,18 @@ impl Raw {
         if self.is_direct() {
             return None;
         }
-        if !self.nowait.load(Ordering::Relaxed) {
-            // A file system in memory, most likely: it never waits.
+        if self.in_memory {
             return Some(self.read(transfer, offset));
+        }
+        if !self.nowait.load(Ordering::Relaxed) {
+            return None;
         }
         let result = transfer.run(Direction::Read, &self.file, offset, libc::RWF_NOWAIT);
         match result.as_ref().err().and_then(io::Error::raw_os_error) {
             Some(libc::EAGAIN) => None,
             Some(libc::EOPNOTSUPP) => {
                 self.nowait.store(false, Ordering::Relaxed);
-                Some(self.read(transfer, offset))
+                None
             }
             _ => Some(result),
         }

@@ -31,6 +31,9 @@ const ANNOUNCE_REQUESTS: u32 = 8;
 /// How many bytes count as one request more.
 const ANNOUNCE_BYTES: u64 = 16 << 10;
 
+/// The longest that a queue sleeps for its rate limits before it looks again. Kernels add the time to a clock.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
 /// Why a queue stops by itself.
 #[derive(Debug, Error)]
 pub(super) enum RunError {
@@ -172,7 +175,7 @@ impl Runner {
             return None;
         }
         let now = Instant::now();
-        limiters.iter().filter_map(|limiter| limiter.wait(now)).max()
+        limiters.iter().filter_map(|limiter| limiter.wait(now)).max().map(|wait| wait.min(LONGEST_WAIT))
     }
 
     /// Begins with the request in the chain.
