@@ -3,9 +3,14 @@
 //! What the keys of a disk do, as a guest and its host see it.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::thread;
 
-use crate::rig::{Boot, Image, guest_file, path, vmm};
+use vmm::{Config, Console, Disk, Exit, Vm};
+
+use crate::rig::{Boot, CMDLINE, Image, guest_file, path, vmm};
 
 fn root(keys: &str) -> String {
     format!("{},ro{keys}", path(&guest_file("rootfs.ext4")))
@@ -141,4 +146,34 @@ fn an_image_that_another_vm_writes_is_refused_and_stays_as_it_was() {
     }
     first.signal("TERM");
     first.wait().assert_clean();
+}
+
+#[test]
+fn a_disk_that_has_grown_is_seen_by_the_running_guest() {
+    let image = Image::empty(1 << 20);
+    let mut config = Config::new(guest_file("vmlinux"));
+    config.initrd = Some(guest_file("initrd"));
+    config.rootfs = Some(Disk::root(&root("")).unwrap());
+    config.disks = vec![Disk::new(&image.path)];
+    let command = "cat /sys/block/vdb/size; while [ $(cat /sys/block/vdb/size) = 2048 ]; do sleep 0.1; done; \
+                   echo size=$(cat /sys/block/vdb/size); dd if=/dev/vdb of=/dev/null bs=1M";
+    config.cmdline = Some(format!("{CMDLINE} vmm.run=\"{command}\""));
+    let (mut output, guest) = UnixStream::pair().unwrap();
+    let vm = Vm::build(&config, Some(Console { input: None, output: Box::new(guest) })).unwrap();
+    let control = vm.control();
+    let reader = thread::spawn(move || {
+        let (mut seen, mut bytes, mut grown) = (Vec::new(), [0; 4096], false);
+        while let Ok(len @ 1..) = output.read(&mut bytes) {
+            seen.extend_from_slice(&bytes[..len]);
+            if !grown && String::from_utf8_lossy(&seen).contains("2048\r\n") {
+                fs::File::options().write(true).open(&image.path).unwrap().set_len(3 << 20).unwrap();
+                assert_eq!(control.disks()[1].resize().unwrap(), 3 << 20);
+                grown = true;
+            }
+        }
+        String::from_utf8_lossy(&seen).into_owned()
+    });
+    assert_eq!(vm.run(Vec::new()).unwrap(), Exit::PowerOff);
+    let seen = reader.join().unwrap();
+    assert!(seen.contains("size=6144\r\n") && seen.contains("3+0 records in"), "{seen}");
 }
