@@ -27,6 +27,8 @@ use crate::build::{BuildError, no, refused};
 const MAX_ROUTES: u32 = 4096;
 /// Pins of each of the two PICs.
 const PIC_PINS: u32 = 8;
+/// Vectors that there is room for beside the lines, of which the first 16 have two routes.
+const MAX_VECTORS: u32 = MAX_ROUTES - layout::IOAPIC_PINS - 2 * PIC_PINS;
 
 /// The interrupts of a VM.
 #[derive(Debug)]
@@ -59,10 +61,10 @@ impl Interrupts {
     pub(crate) fn vectors(self: &Arc<Self>, count: u16) -> Result<Arc<Vectors>, BuildError> {
         let first = {
             let mut routes = self.lock();
-            let first = layout::IOAPIC_PINS + routes.reserved;
-            if first + u32::from(count) > MAX_ROUTES {
-                return Err(BuildError::Vectors { max: MAX_ROUTES - layout::IOAPIC_PINS });
+            if routes.reserved + u32::from(count) > MAX_VECTORS {
+                return Err(BuildError::Vectors { max: MAX_VECTORS });
             }
+            let first = layout::IOAPIC_PINS + routes.reserved;
             routes.reserved += u32::from(count);
             first
         };

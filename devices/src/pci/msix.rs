@@ -116,6 +116,13 @@ impl Msix {
         }
     }
 
+    /// Forgets what is pending: the device was reset, and has nothing to say of what was before.
+    pub fn forget_pending(&self) {
+        for gate in &self.gates {
+            gate.fetch_and(!PENDING, Ordering::AcqRel);
+        }
+    }
+
     /// Reads the table. It takes aligned accesses of four and eight bytes, as all of MSI-X does (§6.8.2); others read
     /// zeros.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {

@@ -11,7 +11,7 @@ mod memory;
 mod serial;
 mod transport;
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub use arch::BootProtocol;
@@ -74,7 +74,12 @@ pub struct Config {
 
 /// Whether both paths lead to one file.
 pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    // A device may have many names with an inode each.
+    let identity = |path: &Path| {
+        let found = std::fs::metadata(path)?;
+        let device = found.file_type().is_block_device();
+        std::io::Result::Ok(if device { (device, found.rdev(), 0) } else { (device, found.dev(), found.ino()) })
+    };
     matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }
 
@@ -117,13 +122,19 @@ impl Config {
         inputs.into_iter().any(|input| same_file(input, path))
     }
 
+    /// Whether `root=/dev/vda` is added to the command line.
+    pub(crate) fn adds_root(&self) -> bool {
+        let cmdline = self.cmdline.as_deref().unwrap_or(DEFAULT_CMDLINE);
+        self.rootfs.is_some() && !boot::cmdline::has_parameter(cmdline, "root")
+    }
+
     /// The command line that the kernel gets: what was given or the default, with `root=` added for the root file system
     /// unless there is one already.
     pub fn full_cmdline(&self) -> String {
         let cmdline = self.cmdline.as_deref().unwrap_or(DEFAULT_CMDLINE);
         match &self.rootfs {
             // In front: what is behind `--` is for init, and a `ro` or `rw` that was given overrides this one.
-            Some(rootfs) if !boot::cmdline::has_parameter(cmdline, "root") => {
+            Some(rootfs) if self.adds_root() => {
                 let mode = if rootfs.readonly { "ro" } else { "rw" };
                 format!("root=/dev/vda {mode} {cmdline}").trim_end().to_owned()
             }

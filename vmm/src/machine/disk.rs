@@ -34,6 +34,14 @@ impl<'a> Disks<'a> {
         let multi_queue = config.all_disks().any(|(_, disk)| queues(disk, config) > 1);
         let default = if multi_queue { Transport::Pci } else { Transport::Mmio };
         let transport = config.transport.unwrap_or(default);
+        let mut ways = config.all_disks().map(|(_, disk)| disk.transport.unwrap_or(transport));
+        let mixed = ways.next().is_some_and(|first| ways.any(|other| other != first));
+        // The guest's drivers decide which of both kinds comes first, and so which disk is /dev/vda.
+        if let Some(rootfs) = config.rootfs.as_ref().filter(|_| mixed && config.adds_root()) {
+            let text = "shares the machine with disks on another transport, so it may not be /dev/vda: \
+                        give them all the same, or say root= with --cmdline";
+            return Err(problem("rootfs", &rootfs.path, text));
+        }
         Ok(Self { config, transport, groups: groups(config)?, controls: Vec::new() })
     }
 
@@ -161,6 +169,16 @@ mod tests {
         assert_eq!(transport(&two), Transport::Pci);
         assert_eq!(queues(&two.disks[0], &two), 2);
         assert_eq!(transport(&Config { transport: Some(Transport::Mmio), ..two }), Transport::Mmio);
+    }
+
+    #[test]
+    fn a_root_file_system_that_may_not_be_the_first_disk_is_refused() {
+        let mut mixed = config(&["path=b"]);
+        mixed.rootfs = Some(Disk::root("a,transport=pci").unwrap());
+        let error = Disks::new(&mixed).err().unwrap().to_string();
+        assert!(error.starts_with("rootfs a: shares the machine with disks on another transport"), "{error}");
+        mixed.cmdline = Some("root=/dev/disk/by-id/virtio-a".into());
+        assert!(Disks::new(&mixed).is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!
 //! The lock is that of an open file description (`F_OFD_SETLK`, Linux fcntl(2)): it ends with the last descriptor of it, in
 //! whatever way the process ends, and nothing is left behind. Any number may read, or one may write. It holds against who
-//! asks for one as well: `vmm`, QEMU and qemu-img do; `cp` and `dd` don't.
+//! asks for one as well: `vmm` does, and QEMU and qemu-img before they write; `cp` and `dd` don't.
 
 #![expect(unsafe_code, reason = "fcntl takes a pointer")]
 
@@ -44,20 +44,18 @@ pub(super) fn lock(file: &File, write: bool) -> Result<(), Refusal> {
     }
 }
 
-/// A process that has the file open. The kernel doesn't tell whose lock it is, as it is no process's.
+/// A process whose open file description has a lock on the file, other than `file` itself. The lock itself names no process, as
+/// it is none's; but `/proc/PID/fdinfo` shows what lock each descriptor has (Linux proc(5)), without touching the file.
 fn holder(file: &File) -> Option<u32> {
-    let ours = file.metadata().ok()?;
-    let same = |metadata: fs::Metadata| (metadata.dev(), metadata.ino()) == (ours.dev(), ours.ino());
+    let metadata = file.metadata().ok()?;
+    // MAJOR:MINOR:INODE, as the kernel writes it.
+    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
+    let identity = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
     let processes = fs::read_dir("/proc").ok()?.flatten();
     processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let mut open = descriptors.filter_map(|entry| {
-            let metadata = fs::metadata(entry.path()).ok()?;
-            Some((entry.file_name(), metadata))
-        });
-        // Our own descriptor of it is not the one that holds the lock.
-        let own = (*pid == std::process::id()).then(|| file.as_raw_fd().to_string());
-        open.any(|(name, metadata)| same(metadata) && own.as_deref().is_none_or(|own| name != own))
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+        let mut locks = descriptors.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        locks.any(|info| info.lines().any(|line| line.starts_with("lock:") && line.contains(&identity)))
     })
 }
 

@@ -27,8 +27,12 @@ pub(crate) fn open_readable(what: &'static str, path: &Path) -> Result<File, Bui
 pub(crate) fn open_disk(what: &'static str, disk: &Disk) -> Result<File, BuildError> {
     let path = &disk.path;
     let cure = (!disk.readonly).then_some("may only be read: add readonly=on (or ',ro' to --rootfs)");
-    let flags = if disk.direct { libc::O_DIRECT } else { 0 };
+    let is_device = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
+    // For a block device, O_EXCL without O_CREAT is the kernel's own lock: against mounts, and whatever node it is opened by.
+    let exclusive = if is_device && !disk.readonly { libc::O_EXCL } else { 0 };
+    let flags = exclusive | if disk.direct { libc::O_DIRECT } else { 0 };
     let file = open(what, path, !disk.readonly, flags).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY) if is_device => problem(what, path, "is in use: it is mounted, or part of something else"),
         Some(libc::EINVAL) if disk.direct => {
             problem(what, path, "lies on a file system without direct I/O: use direct=off")
         }

@@ -6,7 +6,9 @@
 //! the present state is ignored and counted; writing status 0 always resets the device and always revives it.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -16,6 +18,7 @@ use super::super::queue::{Queue, QueueConfig, QueueState};
 use super::super::{features, status};
 use crate::GuestRam;
 use crate::throttle::Throttle;
+use crate::token_bucket::{Rate, TokenBucket};
 
 /// The features of ring and transport that every device offers.
 const COMMON_FEATURES: u64 = features::VERSION_1 | features::RING_EVENT_IDX | features::RING_INDIRECT_DESC;
@@ -46,7 +49,15 @@ pub struct Core {
     status: u8,
     driver_features: u64,
     illegal: Throttle,
+    /// Each start of a queue takes one: a thread, and memory of the kernel's that it gives back in its own time, are made.
+    starts: TokenBucket,
 }
+
+/// How often queues are started, once a burst of starts is used up: more than any driver resets its device, and far less
+/// than a kernel can clear away behind it.
+const STARTS: (u64, u64) = (200, 1024);
+/// The longest that a vCPU waits for a start in one go.
+const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
 impl Core {
     /// A device that has just been reset. Fails only when the host gives no eventfd for a doorbell.
@@ -68,7 +79,16 @@ impl Core {
             .collect::<Result<_, io::Error>>()?;
         let notifier = Arc::new(Notifier::new(interrupt));
         device.attach(&notifier);
-        Ok(Self { device, mem, notifier, slots, status: 0, driver_features: 0, illegal: Throttle::new() })
+        Ok(Self {
+            device,
+            mem,
+            notifier,
+            slots,
+            status: 0,
+            driver_features: 0,
+            illegal: Throttle::new(),
+            starts: starts(),
+        })
     }
 
     /// The device type (virtio 1.3 §5).
@@ -179,7 +199,7 @@ impl Core {
     /// The driver rings a doorbell. In a VM most rings go past this, through `ioeventfd`.
     pub fn notify(&mut self, index: u32) {
         match self.slot(index).map(|slot| slot.doorbell.write(1)) {
-            Some(Ok(())) => tracing::trace!("a doorbell of queue {index} came by an exit"),
+            Some(Ok(())) => (),
             Some(Err(_)) | None => self.count_illegal("a doorbell is rung that does not exist"),
         }
     }
@@ -250,6 +270,11 @@ impl Core {
             if !slot.ready || slot.running {
                 continue;
             }
+            // On the thread of the vCPU whose guest wants it so: nobody else waits.
+            if let Some(wait) = self.starts.wait(Instant::now()) {
+                std::thread::sleep(wait.min(LONGEST_WAIT));
+            }
+            self.starts.take(1, Instant::now());
             let started = Queue::new(slot.config, slot.max_size, self.driver_features, slot.state, self.mem.clone())
                 .map_err(|error| error.to_string())
                 .and_then(|queue| {
@@ -270,7 +295,7 @@ impl Core {
     fn reset(&mut self) {
         self.stop();
         // Every field is named, so that one that is added can't be forgotten.
-        let Self { device, mem: _, notifier, slots, status, driver_features, illegal: _ } = self;
+        let Self { device, mem: _, notifier, slots, status, driver_features, illegal: _, starts: _ } = self;
         device.reset();
         notifier.clear_needs_reset();
         for Slot { max_size, config, ready, state, running: _, doorbell: _ } in slots {
@@ -287,6 +312,11 @@ impl Core {
             tracing::debug!(device = self.device.device_type(), times, "ignored: {what}");
         }
     }
+}
+
+fn starts() -> TokenBucket {
+    let (per_second, burst) = STARTS;
+    TokenBucket::new(Rate { per_second: NonZeroU64::new(per_second).unwrap_or(NonZeroU64::MIN), burst }, Instant::now())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit};
 use vmm::{BuildError, Config, Crash, Exit, RunError, SerialConfig, Subscriber, Vm};
 
 use crate::cli::RunArguments;
@@ -94,7 +95,18 @@ fn config(arguments: &RunArguments) -> Config {
     Config { name, kernel, pvh, initrd, cmdline, rootfs, disks: disk, cpus, memory, serial, transport }
 }
 
+/// Every queue of every disk takes a handful of descriptors, and the limit that most processes start with was made for
+/// programs that call select(2), which nothing here does.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::debug!("the limit on open files stays at {:?}: {error}", limit.current);
+    }
+}
+
 fn start(config: &Config, grace: Duration) -> Result<Exit, Failure> {
+    raise_descriptor_limit();
     let signals = Signals::catch()?;
     let interactive = config.serial == SerialConfig::Stdio && io::stdin().is_terminal();
     let (console, guest) =

@@ -37,11 +37,15 @@ impl Doorbells {
     pub(super) fn move_to(&self, start: Option<u64>) {
         let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
         for ((event, at), queue) in self.events.iter().zip(&mut *bound).zip(0u64..) {
-            if let Some(old) = at.take()
-                && let Err(error) = self.binder.unbind(old, event)
-                && let Some(times) = self.failed.hit()
-            {
-                tracing::warn!(times, "a doorbell stays at {old:#x}: {error}");
+            if let Some(old) = *at {
+                if let Err(error) = self.binder.unbind(old, event) {
+                    if let Some(times) = self.failed.hit() {
+                        tracing::warn!(times, "a doorbell stays at {old:#x}: {error}");
+                    }
+                    // It is tried again with the next move, and bound nowhere else before.
+                    continue;
+                }
+                *at = None;
             }
             let offset = queue.saturating_mul(NOTIFY_OFF_MULTIPLIER);
             let Some(address) = start.and_then(|start| start.checked_add(offset)) else { continue };

@@ -57,12 +57,14 @@ impl Interrupt {
         }
     }
 
-    /// The device was reset. The MSI-X table is PCI's and stays.
+    /// The device was reset. The MSI-X table is PCI's and stays, but there are no notifications of before a reset after it
+    /// (§2.4.1).
     pub(super) fn reset(&self) {
-        let Self { msix: _, isr, config, queues } = self;
+        let Self { msix, isr, config, queues } = self;
         isr.store(0, Ordering::Release);
         config.store(NO_VECTOR, Ordering::Release);
         queues.iter().for_each(|vector| vector.store(NO_VECTOR, Ordering::Release));
+        msix.forget_pending();
     }
 
     /// A vector that can't be had reads back as none (§4.1.5.1.2.1).
