@@ -29,6 +29,9 @@ pub(crate) const PIECE: usize = 1 << 20;
 /// descriptor of a queue.
 pub(crate) const BOUNCE: usize = 128 << 10;
 
+/// Where the buffer of ours lies if nobody demands anything else: any disk's blocks are that aligned.
+const BOUNCE_ALIGNMENT: usize = 4096;
+
 /// The most that one call takes (IOV_MAX in Linux).
 const MAX_IOVECS: usize = 1024;
 
@@ -137,6 +140,21 @@ impl Transfer {
                 result => return self.finish_piece(direction, result),
             }
         }
+    }
+
+    /// Moves the next piece through a buffer of ours, which `call` fills or takes from; gives how many bytes were moved.
+    pub(crate) fn run_by(
+        &mut self,
+        direction: Direction,
+        call: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<u32> {
+        self.bounced = true;
+        self.bounce.get_or_insert_with(|| AlignedBuffer::new(BOUNCE, BOUNCE_ALIGNMENT));
+        let Some(piece) = self.next_piece(direction) else { return Ok(0) };
+        let len = piece.first.iov_len;
+        let buffer = self.bounce.as_mut().and_then(|bounce| bounce.bytes().get_mut(..len)).unwrap_or_default();
+        let result = call(buffer).map(|()| len);
+        self.finish_piece(direction, result)
     }
 
     /// What the next call is to move; `None` when all is moved. [`Self::finish_piece`] follows, and before that the

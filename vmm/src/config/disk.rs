@@ -3,7 +3,7 @@
 //! A disk as a configuration has it, and as people write it: `path=FILE,key=value,…`.
 
 use std::num::{NonZeroU16, NonZeroU64};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use devices::virtio::block::MAX_QUEUE_SIZE;
@@ -26,9 +26,10 @@ pub struct Disk {
     /// What the image's bytes mean. Never guessed: a guest could write any header into a raw image.
     #[serde(default)]
     pub format: DiskFormat,
-    /// Whether a qcow2 image may have a backing file or an external data file.
+    /// The files that a qcow2 image may have behind it (a backing file, an external data file), or folders which they are in.
+    /// They are only read.
     #[serde(default)]
-    pub backing: bool,
+    pub backing: Vec<PathBuf>,
     /// How the host does the I/O; the best that it has when nothing is said.
     #[serde(default)]
     pub engine: Option<DiskEngine>,
@@ -208,7 +209,11 @@ impl Disk {
         let disk = Self {
             readonly: values.take_switch("readonly")?.unwrap_or(plain.readonly),
             format: values.take_one_of("format", &formats, "raw or qcow2")?.unwrap_or(plain.format),
-            backing: values.take_switch("backing")?.unwrap_or(plain.backing),
+            backing: match values.take("backing") {
+                None | Some("off" | "false") => plain.backing,
+                Some("on" | "true") => vec![folder(&plain.path)],
+                Some(permitted) => vec![permitted.into()],
+            },
             engine: values.take_one_of("engine", &engines, "io_uring or sync")?,
             direct: values.take_switch("direct")?.unwrap_or(plain.direct),
             queues: values.take_number("queues", "a number of queues from 1 on")?,
@@ -236,13 +241,24 @@ impl Disk {
         if let Some(serial) = self.serial.as_ref().filter(|serial| serial.len() > SERIAL_MAX || !serial.is_ascii()) {
             return Err(format!("serial={serial}: give at most {SERIAL_MAX} ASCII characters"));
         }
-        if self.backing && self.format != DiskFormat::Qcow2 {
-            return Err("backing=on: only a qcow2 image has a backing file".to_owned());
+        if !self.backing.is_empty() && self.format != DiskFormat::Qcow2 {
+            return Err("backing: only a qcow2 image has a backing file".to_owned());
+        }
+        if self.format == DiskFormat::Qcow2 && self.direct {
+            return Err("direct=on: a qcow2 image goes through the host's page cache".to_owned());
         }
         if self.format == DiskFormat::Qcow2 && self.engine == Some(DiskEngine::IoUring) {
             return Err("engine=io_uring: a qcow2 image is served by engine=sync".to_owned());
         }
         Ok(())
+    }
+}
+
+/// The folder that a file is in.
+fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => ".".into(),
     }
 }
 
@@ -305,7 +321,7 @@ mod tests {
 
     #[test]
     fn every_key_is_understood() {
-        let text = "path=d,readonly=on,format=qcow2,backing=on,engine=sync,direct=on,queues=2,queue-size=128,serial=S1,\
+        let text = "path=d,readonly=on,format=qcow2,backing=on,engine=sync,direct=off,queues=2,queue-size=128,serial=S1,\
                     cache=writethrough,discard=off,bw=100M/s,200M,ops=1000,group=g,on-error=stop,transport=pci";
         let disk: Disk = text.parse().unwrap();
         let rate = |per_second, burst| Some(RateLimit { per_second: NonZeroU64::new(per_second).unwrap(), burst });
@@ -313,9 +329,9 @@ mod tests {
             path: "d".into(),
             readonly: true,
             format: DiskFormat::Qcow2,
-            backing: true,
+            backing: vec![".".into()],
             engine: Some(DiskEngine::Sync),
-            direct: true,
+            direct: false,
             queues: NonZeroU16::new(2),
             queue_size: 128,
             serial: Some("S1".into()),
@@ -359,7 +375,8 @@ mod tests {
             ("path=a,bw=0", "bw=0: give a number from 1 on, with K, M or G behind it if you like"),
             ("path=a,ops=5,x", "ops=x: give a number from 1 on, with K, M or G behind it if you like"),
             ("path=a,ops=5,6,7", "'7' is not KEY=VALUE"),
-            ("path=a,backing=on", "backing=on: only a qcow2 image has a backing file"),
+            ("path=a,backing=on", "backing: only a qcow2 image has a backing file"),
+            ("path=a,format=qcow2,direct=on", "direct=on: a qcow2 image goes through the host's page cache"),
             ("path=a,format=qcow2,engine=io_uring", "engine=io_uring: a qcow2 image is served by engine=sync"),
             ("path=a,transport=ccw", "transport=ccw: give mmio or pci"),
         ] {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use devices::token_bucket::{Rate, RateLimiter};
-use devices::virtio::block::{self, Block, BlockControl, BlockOptions, CacheMode, EngineChoice, MAX_QUEUES, Serial};
+use devices::virtio::block::{
+    self, Block, BlockControl, BlockOptions, CacheMode, EngineChoice, ImageFormat, MAX_QUEUES, Serial,
+};
 
 use super::Machine;
 use crate::build::BuildError;
@@ -55,13 +57,6 @@ impl<'a> Disks<'a> {
     ) -> Result<(), BuildError> {
         let name = name(self.controls.len());
         let cant = |error: &dyn std::fmt::Display| problem(what, &disk.path, error.to_string());
-        if disk.format == DiskFormat::Qcow2 {
-            return Err(problem(
-                what,
-                &disk.path,
-                "qcow2 images can't be served yet: convert it with 'qemu-img convert -O raw'",
-            ));
-        }
         let options = self.options(disk).map_err(|error| cant(&error))?;
         let block = Block::new(name, image, options).map_err(|error| cant(&error))?;
         self.controls.push(block.control());
@@ -76,6 +71,11 @@ impl<'a> Disks<'a> {
             Some(DiskEngine::IoUring) => EngineChoice::IoUring,
             Some(DiskEngine::Sync) => EngineChoice::Sync,
         };
+        options.format = match disk.format {
+            DiskFormat::Raw => ImageFormat::Raw,
+            DiskFormat::Qcow2 => ImageFormat::Qcow2,
+        };
+        options.permitted = disk.backing.clone();
         options.direct = disk.direct;
         options.queues = queues(disk, self.config);
         options.queue_size = disk.queue_size;

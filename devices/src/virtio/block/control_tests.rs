@@ -84,7 +84,7 @@ fn a_full_host_is_an_error_for_the_guest_that_asked_for_reports() {
     for engine in ENGINES {
         let mut rig = Rig::running(options(engine));
         let before = rig.host();
-        rig.block.image().raw.full.store(true, Ordering::Release);
+        rig.block.image().backend.raw().unwrap().full.store(true, Ordering::Release);
         assert_eq!(rig.simple(spec::T_OUT, 0, readable(DATA, 512)), (spec::S_IOERR, 1));
         assert_eq!(rig.simple(spec::T_IN, 0, writable(DATA, 512)), (spec::S_OK, 513));
         assert_eq!((rig.host(), rig.block.control().held()), (before, 0));
@@ -94,7 +94,7 @@ fn a_full_host_is_an_error_for_the_guest_that_asked_for_reports() {
 /// A disk whose host is full, with one write held; its head.
 fn held(options: BlockOptions) -> (Rig, u32) {
     let mut rig = Rig::running(BlockOptions { on_error: OnError::Stop, ..options });
-    rig.block.image().raw.full.store(true, Ordering::Release);
+    rig.block.image().backend.raw().unwrap().full.store(true, Ordering::Release);
     rig.mem.write_slice(&[0x77; 512], GuestAddress(DATA + 0x1000)).unwrap();
     let write = [u64::from(spec::T_OUT), 9];
     rig.mem.write_obj(write, GuestAddress(HEADER + 0x100)).unwrap();
@@ -121,7 +121,7 @@ fn a_held_write_is_done_when_there_is_room_again() {
         // There is no room yet, but others are served.
         rig.block.control().resume();
         assert_eq!(rig.simple(spec::T_IN, 0, writable(DATA, 512)), (spec::S_OK, 513));
-        rig.block.image().raw.full.store(false, Ordering::Release);
+        rig.block.image().backend.raw().unwrap().full.store(false, Ordering::Release);
         rig.block.control().resume();
         assert_written(&mut rig, head);
     }
@@ -133,7 +133,7 @@ fn a_held_write_outlives_a_pause_and_not_a_reset() {
         let (mut rig, head) = held(options(engine));
         let state = rig.block.stop_queue(0).unwrap();
         assert_eq!((state, rig.block.control().held()), (QueueState { next_avail: 2, next_used: 1 }, 0));
-        rig.block.image().raw.full.store(false, Ordering::Release);
+        rig.block.image().backend.raw().unwrap().full.store(false, Ordering::Release);
         rig.start(state);
         assert_written(&mut rig, head);
 
@@ -141,7 +141,7 @@ fn a_held_write_outlives_a_pause_and_not_a_reset() {
         let before = rig.host();
         rig.block.stop_queue(0).unwrap();
         rig.block.reset();
-        rig.block.image().raw.full.store(false, Ordering::Release);
+        rig.block.image().backend.raw().unwrap().full.store(false, Ordering::Release);
         rig.mem.write_slice(&[0; 0x1000], GuestAddress(0x1000)).unwrap();
         rig.driver = MockDriver::new(&rig.mem, 0x1000, 16);
         rig.start(QueueState::default());
@@ -158,7 +158,7 @@ fn a_chain_that_was_changed_in_a_pause_is_checked_again() {
             let before = rig.host();
             let state = rig.block.stop_queue(0).unwrap();
             rig.driver.descriptor(0, descriptor.0, descriptor.1, 1, 1);
-            rig.block.image().raw.full.store(false, Ordering::Release);
+            rig.block.image().backend.raw().unwrap().full.store(false, Ordering::Release);
             rig.start(state);
             assert_eq!(rig.wait_used().0, head);
             assert_eq!(rig.host(), before);

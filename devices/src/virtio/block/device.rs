@@ -6,7 +6,8 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::image::{BlockControl, BlockError, Image};
-use super::options::{BlockOptions, CacheMode, EngineChoice, Topology};
+use super::options::{BlockOptions, CacheMode, EngineChoice, ImageFormat, Topology};
+use super::raw::Raw;
 use super::request::{MAX_RANGE_SECTORS, MAX_RANGES};
 use super::spec;
 use super::worker::{Stopped, Worker};
@@ -39,6 +40,12 @@ impl Block {
     /// When the file or the options are none of a disk, or `io_uring` is asked for by name and can't be used.
     pub fn new(name: impl Into<String>, file: File, mut options: BlockOptions) -> Result<Self, BlockError> {
         let name = name.into();
+        if options.format == ImageFormat::Qcow2 {
+            if options.engine == EngineChoice::IoUring {
+                return Err(BlockError::Qcow2WithoutRing);
+            }
+            options.engine = EngineChoice::Sync;
+        }
         if options.engine != EngineChoice::Sync
             // A small one tells as much as a large one.
             && let Err(error) = Setup::new(1)
@@ -87,7 +94,7 @@ impl Block {
         }
         if image.discards {
             let ranges = u32::try_from(MAX_RANGES).unwrap_or(u32::MAX);
-            let alignment = image.raw.discard_unit() >> 9;
+            let alignment = image.backend.raw().map_or(0, Raw::discard_unit) >> 9;
             set(spec::CONFIG_MAX_DISCARD_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
             set(spec::CONFIG_MAX_DISCARD_SEG, &ranges.to_le_bytes());
             set(spec::CONFIG_DISCARD_SECTOR_ALIGNMENT, &alignment.to_le_bytes());

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::backend::Backend;
 use super::image::Image;
 use super::raw::Raw;
 use super::request::Step;
@@ -67,29 +68,31 @@ impl Engine {
         durable: bool,
         may_wait: bool,
     ) -> Started {
-        let raw = &image.raw;
+        let raw = image.backend.raw();
         let Some(transfer) = self.transfer(slot) else {
             return Started::Done(Err(io::ErrorKind::ResourceBusy.into()));
         };
         #[cfg(test)]
-        if raw.full.load(std::sync::atomic::Ordering::Acquire) && matches!(step, Step::Write { .. } | Step::Zero { .. })
+        if raw.is_some_and(|raw| raw.full.load(std::sync::atomic::Ordering::Acquire))
+            && matches!(step, Step::Write { .. } | Step::Zero { .. })
         {
             return Started::Done(Err(io::Error::from_raw_os_error(libc::ENOSPC)));
         }
         // What needs no wait is done here, whatever the engine.
-        match step {
-            Step::Read { offset } => {
+        match (step, raw) {
+            (Step::Read { offset }, Some(raw)) => {
                 if let Some(result) = raw.read_cached(transfer, offset) {
                     return Started::Done(result);
                 }
             }
-            Step::Write { offset } if !durable && !raw.is_direct() => {
+            (Step::Write { offset }, Some(raw)) if !durable && !raw.is_direct() => {
                 return Started::Done(raw.write(transfer, offset, false));
             }
-            Step::Finish(_) => return Started::Done(Ok(0)),
+            (Step::Finish(_), _) => return Started::Done(Ok(0)),
             _ => {}
         }
         if let Self::Ring(ring) = self
+            && let Some(raw) = raw
             && let Some(operation) = operation(raw, step, durable)
         {
             return match ring.start(slot, operation, raw.file()) {
@@ -102,7 +105,7 @@ impl Engine {
             return Started::WouldWait;
         }
         match self.transfer(slot) {
-            Some(transfer) => Started::Done(run(raw, transfer, step, durable)),
+            Some(transfer) => Started::Done(run(&image.backend, transfer, step, durable)),
             None => Started::Done(Err(io::ErrorKind::ResourceBusy.into())),
         }
     }
@@ -167,13 +170,13 @@ fn operation(raw: &Raw, step: Step, durable: bool) -> Option<Operation> {
 }
 
 /// Does a step, however long that takes.
-fn run(raw: &Raw, transfer: &mut Transfer, step: Step, durable: bool) -> io::Result<u32> {
+fn run(backend: &Backend, transfer: &mut Transfer, step: Step, durable: bool) -> io::Result<u32> {
     match step {
-        Step::Read { offset } => raw.read(transfer, offset),
-        Step::Write { offset } => raw.write(transfer, offset, durable),
-        Step::Sync => raw.sync().map(|()| 0),
-        Step::Discard { offset, len } => raw.discard(offset, len).map(|()| 0),
-        Step::Zero { offset, len, unmap } => raw.make_zero(offset, len, unmap).map(|()| 0),
+        Step::Read { offset } => backend.read(transfer, offset),
+        Step::Write { offset } => backend.write(transfer, offset, durable),
+        Step::Sync => backend.sync().map(|()| 0),
+        Step::Discard { offset, len } => backend.discard(offset, len).map(|()| 0),
+        Step::Zero { offset, len, unmap } => backend.make_zero(offset, len, unmap).map(|()| 0),
         Step::Finish(_) => Ok(0),
     }
 }

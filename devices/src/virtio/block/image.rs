@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::backend::Backend;
 use super::options::{BlockOptions, MAX_QUEUE_SIZE, MAX_QUEUES, Topology};
 use super::raw::Raw;
 use crate::throttle::Throttle;
@@ -55,6 +56,12 @@ pub enum BlockError {
     /// The host has no `io_uring`, or doesn't let us use it.
     #[error("io_uring can't be used on this host: {0}; engine=sync needs none")]
     NoIoUring(#[source] io::Error),
+    /// The file is no qcow2 image, or one that may not be opened.
+    #[error("it can't be used as a qcow2 image: {0}")]
+    Qcow2(#[source] io::Error),
+    /// A qcow2 image is served by one engine only.
+    #[error("a qcow2 image is not served by io_uring: use engine=sync, or name none")]
+    Qcow2WithoutRing,
 }
 
 /// An image, and what is needed to serve requests on it.
@@ -62,7 +69,7 @@ pub enum BlockError {
 pub(super) struct Image {
     /// Stands in log lines and names the threads.
     pub(super) name: String,
-    pub(super) raw: Raw,
+    pub(super) backend: Backend,
     pub(super) options: BlockOptions,
     pub(super) topology: Topology,
     /// Whether DISCARD and WRITE_ZEROES are offered.
@@ -89,16 +96,16 @@ impl Image {
         if !queue_size.is_power_of_two() || !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&queue_size) {
             return Err(BlockError::BadQueueSize(queue_size));
         }
-        let raw = Raw::new(file, options.direct).map_err(BlockError::Size)?;
-        let topology = options.topology.unwrap_or_else(|| raw.topology());
+        let backend = Backend::new(file, &options)?;
+        let topology = options.topology.unwrap_or_else(|| backend.topology());
         if !topology.block_size.is_power_of_two() || u64::from(topology.block_size) < SECTOR_SIZE {
             return Err(BlockError::BadBlockSize(topology.block_size));
         }
-        let sectors = sectors(&raw, topology)?;
-        let discards = options.discard && !options.read_only && raw.can_discard();
+        let sectors = sectors(&backend, topology)?;
+        let discards = options.discard && !options.read_only && backend.raw().is_some_and(Raw::can_discard);
         Ok(Self {
             name,
-            raw,
+            backend,
             options,
             topology,
             discards,
@@ -153,8 +160,8 @@ impl Image {
 }
 
 /// What the image holds just now.
-fn sectors(raw: &Raw, topology: Topology) -> Result<u64, BlockError> {
-    let size = raw.size().map_err(BlockError::Size)?;
+fn sectors(backend: &Backend, topology: Topology) -> Result<u64, BlockError> {
+    let size = backend.size().map_err(BlockError::Size)?;
     if size == 0 {
         return Err(BlockError::Empty);
     }
@@ -184,7 +191,7 @@ impl BlockControl {
     /// When the size can't be found out or is none of a disk; the capacity stays what it was.
     pub fn resize(&self) -> Result<u64, BlockError> {
         let image = &self.0;
-        let sectors = sectors(&image.raw, image.topology)?;
+        let sectors = sectors(&image.backend, image.topology)?;
         if image.sectors.swap(sectors, Ordering::AcqRel) != sectors
             && let Some(notifier) = image.notifier.get()
         {

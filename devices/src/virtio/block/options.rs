@@ -2,6 +2,7 @@
 
 //! What whoever opens a disk may choose.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -17,6 +18,10 @@ pub struct BlockOptions {
     pub read_only: bool,
     /// Who does the reading and writing.
     pub engine: EngineChoice,
+    /// What the file holds.
+    pub format: ImageFormat,
+    /// The files that a qcow2 image may be based on, or folders which they are in. No others are opened, whatever its header names.
+    pub permitted: Vec<PathBuf>,
     /// The file is open with `O_DIRECT`.
     pub direct: bool,
     /// Queues, each with a thread of its own: 1 to [`MAX_QUEUES`].
@@ -47,6 +52,8 @@ impl Default for BlockOptions {
         Self {
             read_only: false,
             engine: EngineChoice::Automatic,
+            format: ImageFormat::Raw,
+            permitted: Vec::new(),
             direct: false,
             queues: 1,
             queue_size: 256,
@@ -70,6 +77,16 @@ pub enum EngineChoice {
     IoUring,
     /// One request after the other, by plain system calls.
     Sync,
+}
+
+/// What the file holds. It is never guessed: a guest can write any header into a raw image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// The disk's bytes.
+    #[default]
+    Raw,
+    /// A qcow2 image, which is served without `io_uring` and without discarding.
+    Qcow2,
 }
 
 /// When a write is durable (virtio 1.3 §5.2.6.2).

@@ -195,7 +195,7 @@ impl Runner {
             let loaded = self
                 .engine
                 .transfer(head)
-                .map(|transfer| transfer.load(self.queue.mem(), data, self.image.raw.alignment()));
+                .map(|transfer| transfer.load(self.queue.mem(), data, self.image.backend.alignment()));
             // Its segments were in RAM when the chain was read, and the kernel has nothing of a head not in flight.
             if !matches!(loaded, Some(Ok(()))) {
                 request.fail(spec::S_IOERR);
@@ -250,7 +250,7 @@ impl Runner {
             Some(libc::ECANCELED) if self.stop.load(Ordering::Acquire) => return false,
             Some(libc::EOPNOTSUPP) => {
                 if let Step::Zero { unmap, .. } = step
-                    && self.image.raw.other_zero(unmap)
+                    && self.image.backend.raw().is_some_and(|raw| raw.other_zero(unmap))
                 {
                     request.set_unmap(!unmap);
                     return true;

@@ -47,7 +47,8 @@ pub(crate) struct DoctorArguments {
   path=FILE                     an image, or a block device
   readonly=on|off               the guest may only read it (off)
   format=raw|qcow2              what the image's bytes mean; never guessed (raw)
-  backing=on|off                a qcow2 image may have a backing file, which is only read (off)
+  backing=on|off|PATH           a qcow2 image may have a backing file in its own folder, or PATH (a
+                                file or folder), which is only read (off)
   engine=io_uring|sync          how the host does the I/O (io_uring where the host has it)
   direct=on|off                 leave out the host's page cache (off)
   queues=N                      queues, with a thread each (one for each vCPU)

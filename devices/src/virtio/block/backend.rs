@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Where a disk's bytes are: in an image as they are, or in one of a format.
+
+use std::fs::File;
+use std::io;
+
+use super::image::BlockError;
+use super::options::{BlockOptions, ImageFormat, Topology};
+use super::qcow2::Qcow2;
+use super::raw::Raw;
+use crate::sys::disk::Alignment;
+use crate::sys::transfer::{Direction, Transfer};
+
+/// The host's side of a disk.
+#[derive(Debug)]
+pub(super) enum Backend {
+    /// The bytes of the image are the disk's.
+    Raw(Raw),
+    /// They are not; all is done by this thread.
+    Qcow2(Qcow2),
+}
+
+impl Backend {
+    pub(super) fn new(file: File, options: &BlockOptions) -> Result<Self, BlockError> {
+        match options.format {
+            ImageFormat::Raw => Raw::new(file, options.direct).map(Self::Raw).map_err(BlockError::Size),
+            ImageFormat::Qcow2 => {
+                Qcow2::new(file, !options.read_only, &options.permitted).map(Self::Qcow2).map_err(BlockError::Qcow2)
+            }
+        }
+    }
+
+    /// The image, if the kernel can work on it for us.
+    pub(super) fn raw(&self) -> Option<&Raw> {
+        match self {
+            Self::Raw(raw) => Some(raw),
+            Self::Qcow2(_) => None,
+        }
+    }
+
+    /// Bytes of the disk.
+    pub(super) fn size(&self) -> io::Result<u64> {
+        match self {
+            Self::Raw(raw) => raw.size(),
+            Self::Qcow2(qcow2) => Ok(qcow2.size()),
+        }
+    }
+
+    /// What the host says of block sizes.
+    pub(super) fn topology(&self) -> Topology {
+        match self {
+            Self::Raw(raw) => raw.topology(),
+            Self::Qcow2(_) => Topology { block_size: 512, physical_block_exp: 3, min_io_size: 8, opt_io_size: 0 },
+        }
+    }
+
+    /// What the kernel demands of the guest's buffers. A format demands nothing: its data is copied.
+    pub(super) fn alignment(&self) -> Option<Alignment> {
+        self.raw().and_then(Raw::alignment)
+    }
+
+    /// Reads a piece.
+    pub(super) fn read(&self, transfer: &mut Transfer, offset: u64) -> io::Result<u32> {
+        match self {
+            Self::Raw(raw) => raw.read(transfer, offset),
+            Self::Qcow2(qcow2) => qcow2.run(Direction::Read, transfer, offset),
+        }
+    }
+
+    /// Writes a piece.
+    pub(super) fn write(&self, transfer: &mut Transfer, offset: u64, durable: bool) -> io::Result<u32> {
+        match self {
+            Self::Raw(raw) => raw.write(transfer, offset, durable),
+            Self::Qcow2(qcow2) => {
+                let written = qcow2.run(Direction::Write, transfer, offset)?;
+                if durable {
+                    qcow2.sync()?;
+                }
+                Ok(written)
+            }
+        }
+    }
+
+    /// Makes durable what was written.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        match self {
+            Self::Raw(raw) => raw.sync(),
+            Self::Qcow2(qcow2) => qcow2.sync(),
+        }
+    }
+
+    /// Frees a range.
+    pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.raw().ok_or(io::ErrorKind::Unsupported)?.discard(offset, len)
+    }
+
+    /// Makes a range zeros; with `unmap` its blocks may be freed.
+    pub(super) fn make_zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        self.raw().ok_or(io::ErrorKind::Unsupported)?.make_zero(offset, len, unmap)
+    }
+}
