@@ -18,6 +18,8 @@ pub(crate) struct Tool {
 
 /// Emulates the testbed.
 pub(crate) const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
+/// Makes disk images, and checks them.
+pub(crate) const QEMU_IMG: Tool = Tool { program: "qemu-img", package: "qemu-utils" };
 /// Makes file systems in files.
 pub(crate) const MKFS: Tool = Tool { program: "mkfs.ext4", package: "e2fsprogs" };
 /// Reads file systems in files.

@@ -11,11 +11,13 @@ use anyhow::{Context, Result};
 
 use super::counts::Counts;
 use super::tee;
+use crate::packages::{self, QEMU_IMG};
 use crate::workspace::Workspace;
 use crate::{process, tools};
 
 /// Runs all tests of the workspace but those that need Linux guests.
 pub(crate) fn run(workspace: &Workspace, filter: Option<&str>) -> Result<Counts> {
+    packages::ensure(&[QEMU_IMG])?;
     let nextest = tools::ensure(workspace, "cargo-nextest", &["cargo-nextest"])?;
     // A test that has nothing to do on this machine writes a line into this file.
     let skips = skip_log(workspace)?;

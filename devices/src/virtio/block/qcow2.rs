@@ -7,8 +7,11 @@
 //! permitted are opened, and only to be read. Guest memory isn't handed to the library, which takes references; all data
 //! goes through a buffer of ours.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use imago::file::File;
@@ -25,7 +28,13 @@ impl Qcow2 {
     /// Opens the image in `file`, and what it is based on if all of that is among `permitted` or in a folder that is.
     pub(super) fn new(file: fs::File, writable: bool, permitted: &[PathBuf]) -> io::Result<Self> {
         let gate = PermittedFiles(permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?);
-        let mut image = imago::qcow2::Qcow2::<File>::open_image(File::try_from(file)?, writable)?;
+        if writable {
+            check_refcounts(&file)?;
+        }
+        // What lies behind the image may be named from where it is.
+        let name = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let opened = StorageOpenOptions::new().filename(name).write(writable);
+        let mut image = imago::qcow2::Qcow2::<File>::open_image(File::from_open_file(file, opened)?, writable)?;
         // Otherwise it would be guessed from bytes that a guest may have written.
         if let (Some(name), None) = (image.implicit_backing_file(), image.implicit_backing_format()) {
             let what =
@@ -53,6 +62,47 @@ impl Qcow2 {
         self.0.flush()?;
         self.0.sync()
     }
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |field| u32::from_be_bytes(*field))
+}
+
+fn be64(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |field| u64::from_be_bytes(*field))
+}
+
+/// Refuses refcounts that the library would follow without end, or over the header, when it looks for room: the first block of
+/// them has to be there, as it counts the header itself, and each has to be in the file, aligned, and the only one of its
+/// place (QEMU docs/interop/qcow2.rst, "Host cluster management").
+fn check_refcounts(file: &fs::File) -> io::Result<()> {
+    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("its refcounts are damaged: {what}"));
+    let mut header = [0; 60];
+    file.read_exact_at(&mut header, 0)?;
+    let (cluster_bits, table, clusters) = (be32(&header, 20), be64(&header, 48), be32(&header, 56));
+    let cluster = 1u64.checked_shl(cluster_bits).filter(|_| (9..=21).contains(&cluster_bits));
+    let cluster = cluster.ok_or_else(|| damaged("the cluster size is none"))?;
+    let end = file.metadata()?.len();
+    let len = u64::from(clusters).saturating_mul(cluster);
+    if clusters == 0 || !table.is_multiple_of(cluster) || table.checked_add(len).is_none_or(|last| last > end) {
+        return Err(damaged("their table is not in the file"));
+    }
+    let mut seen = BTreeSet::new();
+    let mut part = vec![0; usize::try_from(cluster).map_err(io::Error::other)?];
+    for index in 0..u64::from(clusters) {
+        file.read_exact_at(&mut part, table.saturating_add(index.saturating_mul(cluster)))?;
+        for (at, entry) in part.as_chunks::<8>().0.iter().enumerate() {
+            let block = u64::from_be_bytes(*entry);
+            if block == 0 && (index > 0 || at > 0) {
+                continue;
+            }
+            // One that a write is about to make lies at the end, and may not be there yet.
+            if block == 0 || !block.is_multiple_of(cluster) || block > end || !seen.insert(block) {
+                return Err(damaged("a block of them is missing, or where it can't be"));
+            }
+        }
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Qcow2 {

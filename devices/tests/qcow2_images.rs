@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! qcow2 images as qemu-img makes them, read and written through the device, and looked at with qemu-img again.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use devices::virtio::block::{Block, BlockError, BlockOptions, ImageFormat};
+use devices::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
+use devices::virtio::queue::{Queue, QueueState};
+use devices::virtio::{DeviceInterrupt, Notifier, QueueResources, VirtioDevice};
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+const SIZE: usize = 4 << 20;
+/// Bytes of a request: no multiple of a cluster's, and across the borders of some.
+const PIECE: usize = 96 << 10;
+
+const HEADER: u64 = 0x4000;
+const STATUS: u64 = 0x5000;
+const DATA: u64 = 0x1_0000;
+const READ: u32 = 0;
+const WRITE: u32 = 1;
+const FLUSH: u32 = 4;
+
+#[derive(Debug)]
+struct Interrupt(EventFd);
+
+impl DeviceInterrupt for Interrupt {
+    fn queue(&self, _: u16) {
+        self.0.write(1).unwrap();
+    }
+    fn config(&self) {}
+}
+
+struct Disk {
+    _block: Block,
+    driver: MockDriver,
+    doorbell: EventFd,
+    interrupt: Arc<Interrupt>,
+}
+
+impl Disk {
+    fn new(block: Block) -> Self {
+        let mut block = block;
+        let mem = ram(1 << 20);
+        let driver = MockDriver::new(&mem, 0x1000, 16);
+        let (doorbell, interrupt) = (EventFd::new(0).unwrap(), Arc::new(Interrupt(EventFd::new(0).unwrap())));
+        let queue = Queue::new(driver.config, 256, 0, QueueState::default(), mem).unwrap();
+        let notifier = Arc::new(Notifier::new(interrupt.clone()));
+        let resources = QueueResources { queue, doorbell: doorbell.try_clone().unwrap(), notifier };
+        block.start_queue(0, resources, block.features()).unwrap();
+        Self { _block: block, driver, doorbell, interrupt }
+    }
+
+    fn capacity(&self) -> usize {
+        let mut sectors = [0; 8];
+        self._block.read_config(0, &mut sectors);
+        u64::from_le_bytes(sectors) as usize * 512
+    }
+
+    fn request(&mut self, kind: u32, offset: usize, data: &[Buffer]) -> u8 {
+        let header = [u64::from(kind), offset as u64 / 512];
+        self.driver.mem.write_obj(header, GuestAddress(HEADER)).unwrap();
+        let mut buffers = vec![readable(HEADER, 16)];
+        buffers.extend(data);
+        buffers.push(writable(STATUS, 1));
+        self.driver.submit(&buffers);
+        self.doorbell.write(1).unwrap();
+        while self.driver.take_used().is_none() {
+            self.interrupt.0.read().unwrap();
+        }
+        self.driver.mem.read_obj(GuestAddress(STATUS)).unwrap()
+    }
+
+    fn content(&mut self) -> Vec<u8> {
+        let mut content = vec![0; self.capacity()];
+        for (index, piece) in content.chunks_mut(PIECE).enumerate() {
+            let len = piece.len() as u32;
+            assert_eq!(self.request(READ, index * PIECE, &[writable(DATA, len)]), 0);
+            self.driver.mem.read_slice(piece, GuestAddress(DATA)).unwrap();
+        }
+        content
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        for (index, piece) in bytes.chunks(PIECE).enumerate() {
+            self.driver.mem.write_slice(piece, GuestAddress(DATA)).unwrap();
+            assert_eq!(self.request(WRITE, offset + index * PIECE, &[readable(DATA, piece.len() as u32)]), 0);
+        }
+    }
+
+    fn flush(&mut self) {
+        assert_eq!(self.request(FLUSH, 0, &[]), 0);
+    }
+}
+
+fn qemu_img(folder: &Path, arguments: &[&str]) -> Output {
+    let output = Command::new("qemu-img").args(arguments).current_dir(folder).output();
+    output.expect("qemu-img is there: Debian's package qemu-utils has it")
+}
+
+fn succeeds(folder: &Path, arguments: &[&str]) {
+    let output = qemu_img(folder, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The image is sound, and its content is this.
+fn assert_holds(folder: &Path, image: &str, content: &[u8]) {
+    let output = qemu_img(folder, &["check", "-f", "qcow2", image]);
+    assert!(output.status.success(), "{image}: {}", String::from_utf8_lossy(&output.stdout));
+    fs::write(folder.join("expected"), content).unwrap();
+    succeeds(folder, &["compare", "-f", "qcow2", "-F", "raw", image, "expected"]);
+}
+
+fn block(folder: &Path, image: &str, read_only: bool, permitted: &[PathBuf]) -> Result<Block, BlockError> {
+    let file = OpenOptions::new().read(true).write(!read_only).open(folder.join(image)).unwrap();
+    let mut options = BlockOptions::default();
+    (options.format, options.read_only, options.permitted) = (ImageFormat::Qcow2, read_only, permitted.to_vec());
+    Block::new("vda", file, options)
+}
+
+/// Bytes that don't repeat, with a stretch of zeros.
+fn pattern(seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let words = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33).to_le_bytes()
+    });
+    let mut bytes: Vec<u8> = words.flatten().take(SIZE).collect();
+    bytes[1 << 20..2 << 20].fill(0);
+    bytes
+}
+
+#[test]
+fn every_kind_of_image_is_read_and_written_as_qemu_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let base = pattern(1);
+    fs::write(folder.join("raw"), &base).unwrap();
+    let convert = ["convert", "-f", "raw", "-O", "qcow2"];
+    for (image, options) in [
+        ("plain", &[][..]),
+        ("compressed", &["-c"]),
+        ("small-clusters", &["-o", "cluster_size=4096"]),
+        ("large-clusters", &["-o", "cluster_size=1M"]),
+        ("version-2", &["-o", "compat=0.10"]),
+        ("lazy", &["-o", "lazy_refcounts=on"]),
+        ("extended", &["-o", "refcount_bits=1"]),
+    ] {
+        succeeds(folder, &[&convert[..], options, &["raw", image]].concat());
+        // A snapshot shares the clusters: a write must leave its own ones alone. One bit can't count two users.
+        let snapshot = image != "extended";
+        if snapshot {
+            succeeds(folder, &["snapshot", "-c", "before", image]);
+        }
+        let mut disk = Disk::new(block(folder, image, false, &[]).unwrap());
+        assert!(disk.content() == base, "{image}");
+        let (mut expected, new) = (base.clone(), pattern(2));
+        for range in [0..512, 65024..66048, (1 << 20)..(1 << 20) + 4096, (3 << 20)..(3 << 20) + 300 * 512] {
+            disk.write(range.start, &new[range.clone()]);
+            expected[range.clone()].copy_from_slice(&new[range]);
+        }
+        disk.flush();
+        assert!(disk.content() == expected, "{image}");
+        drop(disk);
+        assert_holds(folder, image, &expected);
+        if snapshot {
+            succeeds(folder, &["snapshot", "-a", "before", image]);
+            assert_holds(folder, image, &base);
+        }
+    }
+}
+
+#[test]
+fn a_chain_of_backing_files_is_read_and_only_its_top_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let base = pattern(3);
+    fs::write(folder.join("raw"), &base).unwrap();
+    succeeds(folder, &["create", "-f", "qcow2", "-b", "raw", "-F", "raw", "middle"]);
+    succeeds(folder, &["create", "-f", "qcow2", "-b", "middle", "-F", "qcow2", "top"]);
+    let mut middle = Disk::new(block(folder, "middle", false, &[folder.to_owned()]).unwrap());
+    middle.write(4096, &[0x11; 4096]);
+    middle.flush();
+    drop(middle);
+    let before = fs::read(folder.join("middle")).unwrap();
+    let mut expected = base.clone();
+    expected[4096..8192].fill(0x11);
+
+    let mut top = Disk::new(block(folder, "top", false, &[folder.to_owned()]).unwrap());
+    assert!(top.content() == expected);
+    top.write(6144, &[0x22; 1024]);
+    expected[6144..7168].fill(0x22);
+    top.flush();
+    assert!(top.content() == expected);
+    drop(top);
+    assert_holds(folder, "top", &expected);
+    assert!(fs::read(folder.join("middle")).unwrap() == before && fs::read(folder.join("raw")).unwrap() == base);
+
+    // Each file of the chain has to be permitted, and a folder beside it is none of it.
+    for permitted in [vec![], vec![folder.join("middle")], vec![folder.join("raw")]] {
+        let error = block(folder, "top", true, &permitted).unwrap_err().to_string();
+        assert!(error.contains("which it may not open"), "{error}");
+    }
+    assert!(block(folder, "top", true, &[folder.join("middle"), folder.join("raw")]).is_ok());
+}
+
+#[test]
+fn a_backing_file_of_no_stated_format_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("raw"), pattern(4)).unwrap();
+    succeeds(folder, &["create", "-f", "qcow2", "-b", "raw", "-F", "raw", "top"]);
+    // The name of the format is in a header extension; one of an unknown type says nothing.
+    let mut image = fs::read(folder.join("top")).unwrap();
+    let extension = 0xe279_2acau32.to_be_bytes();
+    let at = image.windows(4).position(|bytes| bytes == extension).unwrap();
+    image[at..at + 4].copy_from_slice(&0x1234_5678u32.to_be_bytes());
+    fs::write(folder.join("top"), image).unwrap();
+    let error = block(folder, "top", true, &[folder.to_owned()]).unwrap_err().to_string();
+    assert!(error.contains("doesn't say of which format its backing file raw is"), "{error}");
+}
+
+#[test]
+fn damaged_images_are_errors_and_never_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("raw"), pattern(5)).unwrap();
+    succeeds(folder, &["convert", "-f", "raw", "-O", "qcow2", "raw", "good"]);
+    let good = fs::read(folder.join("good")).unwrap();
+    let damaged = |name: &str, damage: &dyn Fn(&File)| {
+        fs::write(folder.join(name), &good).unwrap();
+        damage(&OpenOptions::new().write(true).open(folder.join(name)).unwrap());
+    };
+    // Header fields: magic, version, cluster bits, size, L1 size and place, refcount table.
+    for (at, len) in [(0, 4), (4, 4), (20, 4), (24, 8), (36, 4), (40, 8), (48, 8), (56, 4), (72, 8), (100, 4)] {
+        for byte in [0x00, 0x01, 0x7f, 0xff] {
+            damaged("bad", &|file| file.write_all_at(&vec![byte; len], at).unwrap());
+            try_all(folder, &good);
+        }
+    }
+    for len in [0, 1, 71, 104, 512, 65536, 3 * 65536, good.len() as u64 / 2] {
+        damaged("bad", &|file| file.set_len(len).unwrap());
+        try_all(folder, &good);
+    }
+    // Tables full of nonsense.
+    for cluster in 1..4u64 {
+        for byte in [0x40, 0x80, 0xc0, 0xff] {
+            damaged("bad", &|file| file.write_all_at(&vec![byte; 65536], cluster * 65536).unwrap());
+            try_all(folder, &good);
+        }
+    }
+}
+
+/// Opens the damaged image, and asks for all of it: whatever comes back, comes back.
+fn try_all(folder: &Path, good: &[u8]) {
+    let Ok(block) = block(folder, "bad", false, &[]) else { return };
+    let mut disk = Disk::new(block);
+    for index in 0..SIZE.div_ceil(PIECE) {
+        disk.request(READ, index * PIECE, &[writable(DATA, PIECE as u32)]);
+        disk.request(WRITE, index * PIECE, &[readable(DATA, 4096)]);
+    }
+    disk.request(FLUSH, 0, &[]);
+    drop(disk);
+    // Where its refcounts lie, it may end far behind its old end, with nothing before that.
+    let taken = fs::metadata(folder.join("bad")).unwrap().blocks() * 512;
+    assert!(taken < 8 * good.len() as u64, "{taken} bytes of {}", good.len());
+}
