@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::first_instruction;
 use crate::monitor::{Machine, Monitor};
@@ -35,10 +35,16 @@ pub struct Linux {
 
 /// Measures all VMMs `runs` times, after one time that doesn't count. `linux` adds the rows that a kernel is needed for.
 pub fn measure(monitors: &[Monitor], linux: Option<&Linux>, runs: u32) -> Result<Vec<Row>> {
+    if let Some(restarts) = monitors.iter().find(|monitor| !monitor.ends_at_reset()) {
+        bail!(
+            "{}: its start can't be measured: it runs no kernel without a PVH note, and starts anew where a guest resets",
+            restarts.name
+        );
+    }
     let scratch = tempfile::tempdir().context("can't make a temporary folder")?;
     let kernel = scratch.path().join("first-instruction.elf");
     fs::write(&kernel, first_instruction::elf()).context("can't write a kernel")?;
-    let first = Machine { kernel, cmdline: "console=ttyS0".to_owned(), initrd: None, disk: None };
+    let first = Machine { kernel, cmdline: "console=ttyS0".to_owned(), initrd: None, disk: None, data: None };
     let rows = |first: &'static str, second, third| {
         let row = |what, unit| Row::new(what, unit, monitors.len());
         [row(first, Unit::Milliseconds), row(second, Unit::Milliseconds), row(third, Unit::Bytes)]
@@ -62,7 +68,7 @@ pub fn measure(monitors: &[Monitor], linux: Option<&Linux>, runs: u32) -> Result
     let Some(linux) = linux else { return Ok(vec![until_first, cpu_first, sizes]) };
 
     let Linux { kernel, initrd, rootfs } = linux.clone();
-    let booted = Machine { kernel, cmdline: CMDLINE.to_owned(), initrd, disk: rootfs };
+    let booted = Machine { kernel, cmdline: CMDLINE.to_owned(), initrd, disk: rootfs, data: None };
     let [mut until_init, mut cpu_boot, mut resident] =
         rows("exec → `/init`", "CPU time, booted and reset", "resident outside guest RAM at `/init`");
     rounds(monitors, runs, |index, monitor, counts| {

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{smaps, sys};
 
-/// More than any run has taken, even in an emulated host: a run that takes longer has failed.
+/// More than any start has taken, even in an emulated host: what takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A VMM that runs, with its guest's serial port on its standard output.
@@ -24,7 +24,11 @@ pub struct Running {
     output: ChildStdout,
     errors: File,
     started: Instant,
+    /// What is waited for has failed when it has not come by then.
+    deadline: Instant,
     seen: Vec<u8>,
+    /// So much of it was given as lines.
+    taken: usize,
 }
 
 impl Running {
@@ -36,7 +40,40 @@ impl Running {
         let mut child =
             command.spawn().with_context(|| format!("can't run {}", command.get_program().to_string_lossy()))?;
         let output = child.stdout.take().context("the standard output is no pipe")?;
-        Ok(Self { child: Some(child), output, errors, started, seen: Vec::new() })
+        Ok(Self {
+            child: Some(child),
+            output,
+            errors,
+            started,
+            deadline: started + TIMEOUT,
+            seen: Vec::new(),
+            taken: 0,
+        })
+    }
+
+    /// What comes next may take so long from now on.
+    pub fn allow(&mut self, time: Duration) {
+        self.deadline = Instant::now() + time;
+    }
+
+    /// Lets it stand still until [`Self::go_on`].
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Ends a pause.
+    pub fn go_on(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("it has ended")?;
+        Ok(kill_process(Pid::from_child(child), signal)?)
+    }
+
+    /// Its process's number.
+    pub fn id(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("it has ended")?.id())
     }
 
     /// Reads until the output holds `marker`; the time since the start.
@@ -52,13 +89,27 @@ impl Running {
         }
     }
 
+    /// Reads until there is a line, not given before, that begins with one of the words: the line, without its end.
+    pub fn next_line(&mut self, beginnings: &[&str]) -> Result<String> {
+        loop {
+            while let Some(length) = self.seen[self.taken..].iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8_lossy(&self.seen[self.taken..][..length]).trim_end().to_owned();
+                self.taken += length + 1;
+                if beginnings.iter().any(|beginning| line.starts_with(beginning)) {
+                    return Ok(line);
+                }
+            }
+            if !self.read_more()? {
+                bail!("it ended before there was a line that begins with any of {beginnings:?}{}", self.said());
+            }
+        }
+    }
+
     /// What it holds of memory beside its guest's, in bytes. It stands still while it is looked at.
     pub fn resident_outside_guest_ram(&self) -> Result<u64> {
-        let child = self.child.as_ref().context("it has ended")?;
-        let pid = Pid::from_child(child);
-        kill_process(pid, Signal::STOP)?;
-        let maps = fs::read_to_string(format!("/proc/{}/smaps", child.id()));
-        kill_process(pid, Signal::CONT)?;
+        self.pause()?;
+        let maps = fs::read_to_string(format!("/proc/{}/smaps", self.id()?));
+        self.go_on()?;
         smaps::resident_outside_guest_ram(&maps?).context("/proc/PID/smaps is not as it is known")
     }
 
@@ -77,10 +128,12 @@ impl Running {
     fn read_more(&mut self) -> Result<bool> {
         let mut buffer = [0; 4096];
         loop {
-            let left = TIMEOUT.saturating_sub(self.started.elapsed());
+            let left = self.deadline.saturating_duration_since(Instant::now());
             match sys::wait_readable(self.output.as_fd(), left) {
                 Ok(true) => (),
-                Ok(false) => bail!("it took longer than {} s{}", TIMEOUT.as_secs(), self.said()),
+                Ok(false) => {
+                    bail!("it took too long: {} s from its start{}", self.started.elapsed().as_secs(), self.said())
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
             }
@@ -127,12 +180,21 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_given_one_by_one_once_they_are_whole() {
+        let mut running = shell("printf 'a: 1\\r\\nb: 2\\nc: 3\\nb: '; read line; echo 4; printf 'b: half'");
+        assert_eq!(running.next_line(&["a: ", "b: "]).unwrap(), "a: 1");
+        assert_eq!(running.next_line(&["b: "]).unwrap(), "b: 2");
+        assert_eq!(running.next_line(&["b: "]).unwrap(), "b: 4");
+        let error = running.next_line(&["b: "]).unwrap_err().to_string();
+        assert!(error.contains("b: half"), "{error}");
+    }
+
+    #[test]
     fn memory_is_looked_at_while_it_runs() {
-        let mut running = shell("echo ready; read line; echo done");
+        // It stays there until it is killed, by `drop`: one that has ended holds nothing.
+        let mut running = shell("echo ready; exec sleep 1000");
         running.wait_for(b"ready").unwrap();
         assert!(running.resident_outside_guest_ram().unwrap() > 0);
-        running.wait_for(b"done").unwrap();
-        running.wait().unwrap();
     }
 
     #[test]

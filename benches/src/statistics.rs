@@ -23,6 +23,11 @@ impl Samples {
         self.0.push(sample);
     }
 
+    /// Each of these by its neighbour in the others: what slowed down both at the time is not in the ratio.
+    pub fn ratios(&self, others: &Self) -> Self {
+        self.0.iter().zip(&others.0).map(|(ours, theirs)| ours / theirs).collect()
+    }
+
     /// `None` where nothing was measured.
     pub fn summary(&self) -> Option<Summary> {
         let mut sorted = self.0.clone();
@@ -53,5 +58,11 @@ mod tests {
             assert_eq!(summary, Some(Summary { median, min, max }));
         }
         assert_eq!(Samples::default().summary(), None);
+    }
+
+    #[test]
+    fn ratios_are_those_of_neighbours() {
+        let samples = |samples: &[f64]| samples.iter().copied().collect::<Samples>();
+        assert_eq!(samples(&[1.0, 6.0, 9.0]).ratios(&samples(&[2.0, 2.0])), samples(&[0.5, 3.0]));
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `cargo xtask bench`: what it costs to start a guest, our VMM and others measured in turn.
+//! `cargo xtask bench`: what it costs to start a guest, or how fast its disk is, our VMM and others measured in turn.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,33 +35,59 @@ pub(crate) fn parse_peer(text: &str) -> Result<Peer, String> {
     }
 }
 
+/// What is to be measured.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) peers: Vec<Peer>,
+    /// How often.
+    pub(crate) runs: u32,
+    /// Not the start, but the disk.
+    pub(crate) block: Option<Block>,
+}
+
+/// How the disk is measured.
+#[derive(Debug)]
+pub(crate) struct Block {
+    /// For each case and run; the harness knows what is usual.
+    pub(crate) seconds: Option<u64>,
+    /// Of `vmm run`.
+    pub(crate) disk_keys: Vec<String>,
+    /// Of `vmm run`.
+    pub(crate) transport: Option<String>,
+}
+
 /// Runs the harness; its exit status is that of the harness.
-pub(crate) fn main(workspace: &Workspace, peers: &[Peer], runs: u32) -> Result<i32> {
+pub(crate) fn main(workspace: &Workspace, wish: &Wish) -> Result<i32> {
     packages::ensure(&[STRIP])?;
-    let build = ["build", "--package", "vmm-benches", "--bin", "startup"];
-    let harness = static_build::executable(workspace, &build, "startup")?;
+    let name = if wish.block.is_some() { "block-guest" } else { "startup" };
+    let harness = static_build::executable(workspace, &["build", "--package", "vmm-benches", "--bin", name], name)?;
     let vmm = static_build::executable(workspace, &["build", "--package", "vmm", "--bin", "vmm"], "vmm")?;
     let guest = guest::ensure(workspace)?;
     let share = tempfile::tempdir()?;
     let programs = share.path();
-    fs::copy(&harness, programs.join("startup")).with_context(|| format!("can't copy {}", harness.display()))?;
+    fs::copy(&harness, programs.join(name)).with_context(|| format!("can't copy {}", harness.display()))?;
     // Measured as they would be shipped; and there is no strip in the testbed.
     strip(&vmm, &programs.join("vmm"))?;
-    for (index, peer) in peers.iter().enumerate() {
+    for (index, peer) in wish.peers.iter().enumerate() {
         strip(&peer.path, &programs.join(file_name(index)))?;
     }
     if host::runs_unmodified_kernels(&vmm) {
-        let mut command = Command::new(programs.join("startup"));
-        command.args(arguments(programs, &guest.vmlinux, &guest.initrd, &guest.rootfs, peers, runs));
+        let mut command = Command::new(programs.join(name));
+        command.args(arguments(programs, &guest.vmlinux, &guest.initrd, &guest.rootfs, wish));
         let status = command.status().with_context(|| format!("can't run {}", harness.display()))?;
         return Ok(status.code().unwrap_or(1));
     }
     note("this machine's KVM doesn't run unmodified kernels: measuring in the testbed, where only ratios count");
     let in_guest = |name: &str| Path::new("/guest").join(name);
     let (kernel, initrd, rootfs) = (in_guest("vmlinux"), in_guest("initrd"), in_guest("rootfs.ext4"));
-    let mut command = vec!["/share/startup".to_owned()];
-    command.extend(arguments(Path::new("/share"), &kernel, &initrd, &rootfs, peers, runs));
-    let request = Request { share: Some(programs.to_owned()), timeout: Some(TIMEOUT), ..Request::new(command) };
+    let mut command = vec![format!("/share/{name}")];
+    command.extend(arguments(Path::new("/share"), &kernel, &initrd, &rootfs, wish));
+    let mut request = Request { share: Some(programs.to_owned()), timeout: Some(TIMEOUT), ..Request::new(command) };
+    if wish.block.is_some() {
+        // What two emulated processors do at the same time depends on what else this machine does; and the guest's load
+        // and the VMM's threads wake each other too often for a second one to be of use.
+        request.cpus = 1;
+    }
     testbed::run(workspace, &request, &mut pass_on)
 }
 
@@ -73,17 +99,29 @@ fn file_name(index: usize) -> String {
     format!("peer{index}")
 }
 
-fn arguments(programs: &Path, kernel: &Path, initrd: &Path, rootfs: &Path, peers: &[Peer], runs: u32) -> Vec<String> {
+fn arguments(programs: &Path, kernel: &Path, initrd: &Path, rootfs: &Path, wish: &Wish) -> Vec<String> {
     let shown = |path: &Path| path.display().to_string();
-    let mut arguments = vec!["--runs".to_owned(), runs.to_string()];
+    let mut arguments = vec!["--runs".to_owned(), wish.runs.to_string()];
+    let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
     for (flag, path) in
         [("--vmm", programs.join("vmm").as_path()), ("--kernel", kernel), ("--initrd", initrd), ("--rootfs", rootfs)]
     {
-        arguments.extend([flag.to_owned(), shown(path)]);
+        add(flag, shown(path));
     }
-    for (index, peer) in peers.iter().enumerate() {
+    for (index, peer) in wish.peers.iter().enumerate() {
         let path = programs.join(file_name(index));
-        arguments.extend(["--peer".to_owned(), format!("{}={}", peer.name, shown(&path))]);
+        add("--peer", format!("{}={}", peer.name, shown(&path)));
+    }
+    if let Some(Block { seconds, disk_keys, transport }) = &wish.block {
+        if let Some(seconds) = seconds {
+            add("--seconds", seconds.to_string());
+        }
+        for keys in disk_keys {
+            add("--disk-keys", keys.clone());
+        }
+        if let Some(transport) = transport {
+            add("--transport", transport.clone());
+        }
     }
     arguments
 }
@@ -103,9 +141,15 @@ mod tests {
 
     #[test]
     fn the_harness_is_told_where_everything_is() {
-        let peers = [parse_peer("firecracker=/elsewhere/fc").unwrap()];
+        let peers = vec![parse_peer("firecracker=/elsewhere/fc").unwrap()];
+        let mut wish = Wish { peers, runs: 3, block: None };
         let [s, k, i, r] = ["/s", "/g/k", "/g/i", "/g/r"].map(Path::new);
         let expected = "--runs 3 --vmm /s/vmm --kernel /g/k --initrd /g/i --rootfs /g/r --peer firecracker=/s/peer0";
-        assert_eq!(arguments(s, k, i, r, &peers, 3).join(" "), expected);
+        assert_eq!(arguments(s, k, i, r, &wish).join(" "), expected);
+        let expected = "--runs 3 --vmm /s/vmm --kernel /g/k --initrd /g/i --rootfs /g/r --peer firecracker=/s/peer0 \
+            --seconds 2 --disk-keys  --disk-keys engine=sync --transport pci";
+        let disk_keys = vec![String::new(), "engine=sync".to_owned()];
+        wish.block = Some(Block { seconds: Some(2), disk_keys, transport: Some("pci".to_owned()) });
+        assert_eq!(arguments(s, k, i, r, &wish).join(" "), expected);
     }
 }

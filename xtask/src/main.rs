@@ -73,20 +73,14 @@ enum Chore {
         #[arg(long)]
         fix: bool,
     },
-    /// Measure what it costs to start a guest, with vmm and with other VMMs in turn
+    /// Measure what it costs to start a guest, or how fast its disk is, with vmm and with other VMMs in turn
     ///
     /// Prints a Markdown table with medians, spread and ratios. Runs on this machine's KVM where that runs unmodified
     /// kernels, else in the testbed, where times mean nothing but their ratios do.
-    #[command(after_help = "Example:\n  cargo xtask bench --peer firecracker=/tmp/firecracker --runs 20")]
-    Bench {
-        /// Another VMM's static program; may be repeated. The name tells how it is started: firecracker, or vmm for
-        /// another build of ours; it may go on with a dash, as in firecracker-1.12
-        #[arg(long = "peer", value_name = "NAME=PATH", value_parser = bench::parse_peer)]
-        peers: Vec<bench::Peer>,
-        /// How often each is measured
-        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-        runs: u32,
-    },
+    #[command(after_help = "Examples:
+  cargo xtask bench --peer firecracker=/tmp/firecracker --runs 20
+  cargo xtask bench --block --peer cloud-hypervisor=/tmp/cloud-hypervisor --disk-keys engine=sync")]
+    Bench(BenchArguments),
     /// Build the book in Guide/ into target/guide/, and check the links of all pages
     Guide {
         /// Check the links and build nothing
@@ -112,6 +106,36 @@ enum Chore {
     /// target/testbed/console.log.
     #[command(after_help = "Example:\n  cargo xtask testbed --share . -- sh -c 'ls -l /dev/kvm; vmm doctor'")]
     Testbed(TestbedArguments),
+}
+
+#[derive(Args)]
+struct BenchArguments {
+    /// Another VMM's static program; may be repeated. The name tells how it is started: firecracker, cloud-hypervisor
+    /// (with --block only), or vmm for another build of ours; it may go on with a dash, as in firecracker-1.12
+    #[arg(long = "peer", value_name = "NAME=PATH", value_parser = bench::parse_peer)]
+    peers: Vec<bench::Peer>,
+    /// How often each is measured
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Measure a disk as a Linux guest sees it, and not the start
+    #[arg(long)]
+    block: bool,
+    /// How long each way of loading the disk is measured in each run: a second
+    #[arg(long, value_name = "N", requires = "block", value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: Option<u64>,
+    /// Disk keys of 'vmm run'; may be repeated, and vmm is then measured with each of them. '' is for without any
+    #[arg(long, value_name = "KEY=VALUE[,...]", requires = "block")]
+    disk_keys: Vec<String>,
+    /// The transport that 'vmm run' is told
+    #[arg(long, value_name = "mmio|pci", requires = "block")]
+    transport: Option<String>,
+}
+
+impl BenchArguments {
+    fn wish(self) -> bench::Wish {
+        let Self { peers, runs, block, seconds, disk_keys, transport } = self;
+        bench::Wish { peers, runs, block: block.then_some(bench::Block { seconds, disk_keys, transport }) }
+    }
 }
 
 #[derive(Args)]
@@ -195,7 +219,7 @@ fn run(chore: Chore, workspace: &Workspace) -> Result<i32> {
         Chore::Demo { interactive, testbed } => demo::main(workspace, interactive, testbed),
         Chore::Test { only, linux_threads, filter } => test::main(workspace, &Wish { only, linux_threads, filter }),
         Chore::Fmt { fix } => fmt::main(workspace, fix),
-        Chore::Bench { peers, runs } => bench::main(workspace, &peers, runs),
+        Chore::Bench(arguments) => bench::main(workspace, &arguments.wish()),
         Chore::Guide { links } => guide::main(workspace, links),
         Chore::Guest { update } => guest::main(workspace, update).map(|()| 0),
         Chore::Testbed(arguments) => testbed::run(workspace, &arguments.request(), &mut pass_on),

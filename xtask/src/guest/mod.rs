@@ -35,10 +35,12 @@ pub(crate) struct Guest {
     pub(crate) vmlinux: PathBuf,
     /// Drivers and `/init`.
     pub(crate) initrd: PathBuf,
-    /// busybox and `/sbin/init` on ext4.
+    /// busybox, `/sbin/init` and `/usr/bin/blockload` on ext4.
     pub(crate) rootfs: PathBuf,
     /// Our process 1.
     pub(crate) init: PathBuf,
+    /// What loads a disk in the guest.
+    pub(crate) blockload: PathBuf,
     /// Its busybox.
     pub(crate) busybox: PathBuf,
     /// The unpacked kernel package.
@@ -71,7 +73,9 @@ fn make(workspace: &Workspace, update: bool) -> Result<(Guest, bool)> {
     // All that the chores around a guest will want, so that whoever has to install it by hand does so once.
     let emulator = (!host::has_virtualization()).then_some(QEMU);
     packages::ensure(&[MKFS, BUSYBOX, DEBUGFS].into_iter().chain(emulator).collect::<Vec<_>>())?;
-    let init = static_build::executable(workspace, &["build", "--package", "guest-init"], "guest-init")?;
+    let program =
+        |name| static_build::executable(workspace, &["build", "--package", "guest-init", "--bin", name], name);
+    let (init, blockload) = (program("guest-init")?, program("blockload")?);
     let folder = workspace.target("guest");
     let _lock = stamp::lock(&folder)?;
     let kernel = kernel::ensure(&folder, update)?;
@@ -82,6 +86,7 @@ fn make(workspace: &Workspace, update: bool) -> Result<(Guest, bool)> {
         initrd: folder.join("initrd"),
         rootfs: folder.join("rootfs.ext4"),
         init,
+        blockload,
         busybox,
         kernel,
     };
@@ -118,9 +123,10 @@ fn make_initrd(guest: &Guest) -> Result<bool> {
 
 fn make_rootfs(guest: &Guest) -> Result<bool> {
     let recipe = Recipe::default().text(rootfs::VERSION).file(&guest.busybox)?.file(&guest.init)?;
+    let recipe = recipe.file(&guest.blockload)?;
     stamp::keep(&guest.rootfs, recipe, |draft| {
         let step = Step::start("building rootfs.ext4");
-        rootfs::build(&guest.busybox, &guest.init, draft)?;
+        rootfs::build(guest, draft)?;
         step.finish("");
         Ok(())
     })

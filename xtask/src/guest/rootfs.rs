@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A root file system in a file: busybox with all its applets, and an init.
+//! A root file system in a file: busybox with all its applets, an init, and what loads a disk.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,10 +9,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::Guest;
 use crate::process;
 
 /// Changes when the same parts would give another file system.
-pub(crate) const VERSION: &str = "1";
+pub(crate) const VERSION: &str = "2";
 
 const FOLDERS: [&str; 15] = [
     "bin", "dev", "etc", "home", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/log",
@@ -28,17 +29,18 @@ const FILES: [(&str, &str); 6] = [
 ];
 
 /// Writes the guest's root file system.
-pub(crate) fn build(busybox: &Path, init: &Path, to: &Path) -> Result<()> {
+pub(crate) fn build(guest: &Guest, to: &Path) -> Result<()> {
     let staging = tempfile::tempdir()?;
     let root = staging.path();
-    install_busybox(busybox, root)?;
+    install_busybox(&guest.busybox, root)?;
     let own = root.join("sbin/init");
     fs::remove_file(&own).or_else(
         |error| {
             if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
         },
     )?;
-    install_program(init, &own)?;
+    install_program(&guest.init, &own)?;
+    install_program(&guest.blockload, &root.join("usr/bin/blockload"))?;
     // Everything is written now: a guest that still initialised tables in the background would blur what tests see.
     make_ext4(root, to, "64M", &["-L", "rootfs", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
 }
