@@ -4,7 +4,8 @@
 
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 
 use arch::memory::RamRange;
 use arch::{GuestRam, layout};
@@ -95,17 +96,38 @@ pub(crate) fn allocate(size: MemorySize, address_bits: u8) -> Result<GuestRam, B
     }
     let cant =
         |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Memory { asked: size.to_string(), source };
-    let ranges = ranges
-        .iter()
-        .map(|range| Ok((range.start, usize::try_from(range.size.get()).map_err(|e| cant(e.into()))?)))
-        .collect::<Result<Vec<(GuestAddress, usize)>, BuildError>>()?;
-    let ram = GuestRam::from_ranges(&ranges).map_err(|error| cant(error.into()))?;
+    let region = |range: &RamRange| {
+        let size = usize::try_from(range.size.get()).map_err(|error| cant(error.into()))?;
+        let region = map_aligned(size).map_err(|error| cant(error.into()))?;
+        GuestRegionMmap::new(region, range.start).ok_or_else(|| cant("it wraps around".into()))
+    };
+    let regions = ranges.iter().map(region).collect::<Result<Vec<_>, BuildError>>()?;
+    let ram = GuestRam::from_regions(regions).map_err(|error| cant(error.into()))?;
     scatter_low_memory(&ram);
     Ok(ram)
 }
 
+/// Bytes of a huge page.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Maps memory where a huge page of ours can be one of the guest's: KVM needs both addresses to have the same offset into it.
+/// Linux does so by itself since 6.7. Before, it puts a mapping right below the last one; so one that takes up what is too
+/// much comes first. Where that doesn't help, nothing is lost.
+fn map_aligned(size: usize) -> Result<MmapRegion, MmapRegionError> {
+    let region = MmapRegion::new(size)?;
+    let excess = region.as_ptr() as usize % HUGE_PAGE;
+    if excess == 0 || size < HUGE_PAGE {
+        return Ok(region);
+    }
+    drop(region);
+    let filler = MmapRegion::<()>::new(excess)?;
+    let region = MmapRegion::new(size);
+    drop(filler);
+    region
+}
+
 /// Bytes from address 0 on that get no huge page: what the largest one of them would cover.
-const SCATTERED: usize = 2 << 20;
+const SCATTERED: usize = HUGE_PAGE;
 
 /// Keeps huge pages from where the boot structures are. They are a dozen pages, and zeroing 2 MiB for them costs more than
 /// all else that is done with guest memory before the guest runs.
@@ -144,6 +166,15 @@ mod tests {
         let refused = allocate(size, 36).unwrap_err().to_string();
         assert_eq!(refused, "64G of memory are too much: with the guest's 36 address bits, 63G is the most");
         assert!(allocate(MemorySize::mib(63 << 10).unwrap(), 36).is_ok());
+    }
+
+    #[test]
+    fn memory_lies_where_huge_pages_can() {
+        for size in [32, 512, 5120] {
+            for region in allocate(MemorySize::mib(size).unwrap(), 48).unwrap().iter() {
+                assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0, "{size} MiB");
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::Duration;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::doorbell;
 use super::transfer::{Direction, Transfer};
 use crate::GuestRam;
 
@@ -130,7 +131,7 @@ impl Ring {
         // Linux 5.15; before that, there are as many as the kernel thinks best.
         let _ = uring.submitter().register_iowq_max_workers(&mut [KERNEL_THREADS; 2]);
         let slots = usize::from(slots);
-        let mut ring = Self {
+        Ok(Self {
             uring,
             transfers: std::iter::repeat_with(Transfer::default).take(slots).collect(),
             in_kernel: vec![None; slots],
@@ -140,9 +141,7 @@ impl Ring {
             doorbell_armed: false,
             stopping: false,
             _mem: mem,
-        };
-        ring.listen()?;
-        Ok(ring)
+        })
     }
 
     /// The transfer of a slot; `None` while the kernel has it.
@@ -223,6 +222,13 @@ impl Ring {
 
     /// Gives the kernel what was started, and waits until something is done, the doorbell rings or `timeout` is over.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        if self.operations == 0 && !self.doorbell_armed {
+            // A plain read costs less than one through the ring, and there is nothing else to wait for.
+            return doorbell::wait(&self.doorbell, timeout);
+        }
+        if !self.doorbell_armed && !self.stopping {
+            self.listen()?;
+        }
         match timeout {
             None => passable(self.uring.submit_and_wait(1)),
             Some(timeout) => {
@@ -245,7 +251,6 @@ impl Ring {
                     if !self.stopping {
                         let interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
                         result.map(drop).or_else(|error| if interrupted(&error) { Ok(()) } else { Err(error) })?;
-                        self.listen()?;
                     }
                 }
                 slot => {
