@@ -82,12 +82,10 @@ pub(crate) fn main(workspace: &Workspace, wish: &Wish) -> Result<i32> {
     let (kernel, initrd, rootfs) = (in_guest("vmlinux"), in_guest("initrd"), in_guest("rootfs.ext4"));
     let mut command = vec![format!("/share/{name}")];
     command.extend(arguments(Path::new("/share"), &kernel, &initrd, &rootfs, wish));
-    let mut request = Request { share: Some(programs.to_owned()), timeout: Some(TIMEOUT), ..Request::new(command) };
-    if wish.block.is_some() {
-        // What two emulated processors do at the same time depends on what else this machine does; and the guest's load
-        // and the VMM's threads wake each other too often for a second one to be of use.
-        request.cpus = 1;
-    }
+    // What two emulated processors do at the same time depends on what else this machine does, and hosts with two of them
+    // stand still more often.
+    let share = Some(programs.to_owned());
+    let request = Request { share, timeout: Some(TIMEOUT), cpus: 1, ..Request::new(command) };
     testbed::run(workspace, &request, &mut pass_on)
 }
 
