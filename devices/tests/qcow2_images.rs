@@ -201,12 +201,68 @@ fn a_chain_of_backing_files_is_read_and_only_its_top_is_written() {
     assert_holds(folder, "top", &expected);
     assert!(fs::read(folder.join("middle")).unwrap() == before && fs::read(folder.join("raw")).unwrap() == base);
 
-    // Each file of the chain has to be permitted, and a folder beside it is none of it.
-    for permitted in [vec![], vec![folder.join("middle")], vec![folder.join("raw")]] {
+    // Each file of the chain has to be permitted, and a folder above or beside it is none of it.
+    let above = folder.parent().unwrap().to_owned();
+    let beside = folder.join("beside");
+    fs::create_dir(&beside).unwrap();
+    for permitted in [vec![], vec![folder.join("middle")], vec![folder.join("raw")], vec![above], vec![beside]] {
         let error = block(folder, "top", true, &permitted).unwrap_err().to_string();
         assert!(error.contains("which it may not open"), "{error}");
     }
     assert!(block(folder, "top", true, &[folder.join("middle"), folder.join("raw")]).is_ok());
+}
+
+#[test]
+fn a_chain_without_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeeds(folder, &["create", "-f", "qcow2", "self", "4M"]);
+    succeeds(folder, &["rebase", "-u", "-f", "qcow2", "-b", "self", "-F", "qcow2", "self"]);
+    let error = block(folder, "self", true, &[folder.to_owned()]).unwrap_err().to_string();
+    assert!(error.contains("a chain of more than 16 images"), "{error}");
+}
+
+#[test]
+fn data_in_another_file_is_read_and_never_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let content = pattern(6);
+    fs::write(folder.join("raw"), &content).unwrap();
+    succeeds(folder, &["convert", "-f", "raw", "-O", "qcow2", "-o", "data_file=data,data_file_raw=on", "raw", "image"]);
+    let before = fs::read(folder.join("data")).unwrap();
+    let error = block(folder, "image", true, &[]).unwrap_err().to_string();
+    assert!(error.contains("which it may not open"), "{error}");
+    let error = block(folder, "image", false, &[folder.to_owned()]).unwrap_err().to_string();
+    assert!(error.contains("its data is in another file, which is only read"), "{error}");
+    let mut disk = Disk::new(block(folder, "image", true, &[folder.to_owned()]).unwrap());
+    assert!(disk.content() == content);
+    drop(disk);
+    assert!(fs::read(folder.join("data")).unwrap() == before);
+}
+
+#[test]
+fn an_encrypted_image_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeeds(folder, &["create", "-f", "qcow2", "image", "4M"]);
+    let file = OpenOptions::new().write(true).open(folder.join("image")).unwrap();
+    file.write_all_at(&2u32.to_be_bytes(), 32).unwrap();
+    for read_only in [false, true] {
+        let error = block(folder, "image", read_only, &[]).unwrap_err().to_string();
+        assert!(error.contains("it is encrypted"), "{error}");
+    }
+}
+
+#[test]
+fn what_was_written_is_in_the_image_when_the_disk_goes_without_a_flush() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeeds(folder, &["create", "-f", "qcow2", "image", "4M"]);
+    let content = pattern(7);
+    let mut disk = Disk::new(block(folder, "image", false, &[]).unwrap());
+    disk.write(0, &content);
+    drop(disk);
+    assert_holds(folder, "image", &content);
 }
 
 #[test]

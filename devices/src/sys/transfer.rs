@@ -59,6 +59,8 @@ pub(crate) struct Transfer {
     /// Whether the pieces go through `bounce`.
     bounced: bool,
     bounce: Option<AlignedBuffer>,
+    /// What the file demands of its address.
+    bounce_alignment: usize,
     /// The whole of `bounce`'s part in the present piece.
     bounce_iovec: Option<libc::iovec>,
 }
@@ -90,10 +92,7 @@ impl Transfer {
                     && usize::try_from(offset).is_ok_and(|offset| iovec.iov_len.is_multiple_of(offset))
             };
             self.bounced = !self.iovecs.iter().all(is_aligned);
-            if self.bounced && self.bounce.is_none() {
-                let alignment = usize::try_from(memory.max(offset)).map_err(io::Error::other)?;
-                self.bounce = Some(AlignedBuffer::new(BOUNCE, alignment));
-            }
+            self.bounce_alignment = usize::try_from(memory.max(offset)).map_err(io::Error::other)?;
         }
         Ok(())
     }
@@ -105,9 +104,14 @@ impl Transfer {
         }
     }
 
+    /// Lends the buffer that pieces go through, or takes it back: one is enough where one piece moves at a time.
+    pub(crate) fn swap_bounce(&mut self, bounce: &mut Option<AlignedBuffer>) {
+        std::mem::swap(&mut self.bounce, bounce);
+    }
+
     /// Forgets the buffers.
     pub(crate) fn clear(&mut self) {
-        let Self { iovecs, first, held_back, bounced, bounce: _, bounce_iovec } = self;
+        let Self { iovecs, first, held_back, bounced, bounce: _, bounce_alignment: _, bounce_iovec } = self;
         iovecs.clear();
         (*first, *held_back, *bounced, *bounce_iovec) = (0, 0, false, None);
     }
@@ -149,7 +153,6 @@ impl Transfer {
         call: impl FnOnce(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<u32> {
         self.bounced = true;
-        self.bounce.get_or_insert_with(|| AlignedBuffer::new(BOUNCE, BOUNCE_ALIGNMENT));
         let Some(piece) = self.next_piece(direction) else { return Ok(0) };
         let len = piece.first.iov_len;
         let buffer = self.bounce.as_mut().and_then(|bounce| bounce.bytes().get_mut(..len)).unwrap_or_default();
@@ -179,7 +182,8 @@ impl Transfer {
     }
 
     fn next_bounced_piece(&mut self, direction: Direction) -> Option<Piece> {
-        let buffer = self.bounce.as_mut()?.bytes();
+        let alignment = self.bounce_alignment.max(BOUNCE_ALIGNMENT);
+        let buffer = self.bounce.get_or_insert_with(|| AlignedBuffer::new(BOUNCE, alignment)).bytes();
         let left = self.iovecs.get(self.first..)?.iter().fold(0usize, |sum, iovec| sum.saturating_add(iovec.iov_len));
         let bytes = left.min(buffer.len());
         if bytes == 0 {

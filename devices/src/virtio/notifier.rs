@@ -33,6 +33,11 @@ impl Notifier {
         self.interrupt.queue(index);
     }
 
+    /// The device's configuration space is about to change: whoever reads parts of it from now on has to read them again.
+    pub fn config_changes(&self) {
+        self.config_generation.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// The device's configuration space has changed.
     pub fn config_changed(&self) {
         self.config_generation.fetch_add(1, Ordering::AcqRel);

@@ -26,8 +26,8 @@ pub struct Disk {
     /// What the image's bytes mean. Never guessed: a guest could write any header into a raw image.
     #[serde(default)]
     pub format: DiskFormat,
-    /// The files that a qcow2 image may have behind it (a backing file, an external data file), or folders which they are in.
-    /// They are only read.
+    /// The files that a qcow2 image may have behind it (a backing file, an external data file), or folders which they are
+    /// directly in. They are only read.
     #[serde(default)]
     pub backing: Vec<PathBuf>,
     /// How the host does the I/O; the best that it has when nothing is said.
@@ -231,6 +231,13 @@ impl Disk {
         values.finish(&KEYS)?;
         disk.check()?;
         Ok(disk)
+    }
+
+    /// The files and folders of `backing`, where the image's own folder is that of the file which a link leads to.
+    pub(crate) fn permitted(&self) -> Vec<PathBuf> {
+        let own = folder(&self.path);
+        let real = std::fs::canonicalize(&self.path).map_or(own.clone(), |path| folder(&path));
+        self.backing.iter().map(|path| if *path == own { real.clone() } else { path.clone() }).collect()
     }
 
     /// What can be judged without the host.

@@ -75,7 +75,7 @@ impl<'a> Disks<'a> {
             DiskFormat::Raw => ImageFormat::Raw,
             DiskFormat::Qcow2 => ImageFormat::Qcow2,
         };
-        options.permitted = disk.backing.clone();
+        options.permitted = disk.permitted();
         options.direct = disk.direct;
         options.queues = queues(disk, self.config);
         options.queue_size = disk.queue_size;

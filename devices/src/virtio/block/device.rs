@@ -64,7 +64,7 @@ impl Block {
 
     /// The host's way to this disk while a VM has it.
     pub fn control(&self) -> BlockControl {
-        BlockControl(self.image.clone())
+        BlockControl(Arc::downgrade(&self.image))
     }
 
     fn queue(&mut self, index: u16) -> Option<&mut QueueSlot> {
@@ -193,6 +193,13 @@ impl Drop for Block {
         }
         for index in 0..self.image.options.queues {
             self.stop_queue(index);
+        }
+        // A format keeps tables in memory. What the guest wrote is not lost with them when the VM ends.
+        if self.image.backend.raw().is_none()
+            && !self.image.options.read_only
+            && let Err(error) = self.image.backend.sync()
+        {
+            tracing::error!(disk = self.image.name, "what was written last may be lost: {error}");
         }
     }
 }

@@ -17,6 +17,7 @@ use super::image::Image;
 use super::raw::Raw;
 use super::request::Step;
 use crate::GuestRam;
+use crate::sys::aligned::AlignedBuffer;
 use crate::sys::doorbell;
 use crate::sys::ring::{Completion, Operation, Ring, Setup};
 use crate::sys::transfer::{Direction, Transfer};
@@ -34,7 +35,7 @@ pub(super) enum Started {
 /// One queue's engine.
 pub(super) enum Engine {
     /// All is done at once, by this thread.
-    Sync { transfers: Vec<Transfer>, doorbell: EventFd, _mem: GuestRam },
+    Sync { transfers: Vec<Transfer>, bounce: Option<AlignedBuffer>, doorbell: EventFd, _mem: GuestRam },
     /// What would wait is done by the kernel.
     Ring(Box<Ring>),
 }
@@ -46,7 +47,7 @@ impl Engine {
             Some(setup) => Ok(Self::Ring(Box::new(Ring::new(setup, slots, doorbell, mem)?))),
             None => {
                 let transfers = std::iter::repeat_with(Transfer::default).take(slots.into()).collect();
-                Ok(Self::Sync { transfers, doorbell, _mem: mem })
+                Ok(Self::Sync { transfers, bounce: None, doorbell, _mem: mem })
             }
         }
     }
@@ -68,6 +69,22 @@ impl Engine {
         durable: bool,
         may_wait: bool,
     ) -> Started {
+        self.swap_bounce(slot);
+        let started = self.start_step(slot, step, image, durable, may_wait);
+        self.swap_bounce(slot);
+        started
+    }
+
+    /// Where one step is done after the other, they share a buffer.
+    fn swap_bounce(&mut self, slot: u16) {
+        if let Self::Sync { transfers, bounce, .. } = self
+            && let Some(transfer) = transfers.get_mut(usize::from(slot))
+        {
+            transfer.swap_bounce(bounce);
+        }
+    }
+
+    fn start_step(&mut self, slot: u16, step: Step, image: &Arc<Image>, durable: bool, may_wait: bool) -> Started {
         let raw = image.backend.raw();
         let Some(transfer) = self.transfer(slot) else {
             return Started::Done(Err(io::ErrorKind::ResourceBusy.into()));

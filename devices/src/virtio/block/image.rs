@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
@@ -27,6 +27,9 @@ const MIN_QUEUE_SIZE: u16 = 4;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BlockError {
+    /// The VM that had the disk has ended.
+    #[error("the disk is gone with its VM")]
+    Ended,
     /// The size can't be found out.
     #[error("its size can't be found out: {0}")]
     Size(#[source] io::Error),
@@ -81,6 +84,8 @@ pub(super) struct Image {
     /// Counts how often held requests were let go.
     resumed: AtomicU64,
     held: AtomicUsize,
+    /// The host failed to make something durable. Linux says so once for all queues, and forgets it then.
+    lost: AtomicBool,
     /// Requests that failed. Kept here, so that a reset doesn't make its lines flow again.
     pub(super) failures: Throttle,
     /// Rings that lied.
@@ -113,6 +118,7 @@ impl Image {
             notifier: OnceLock::new(),
             doorbells: Mutex::default(),
             resumed: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             failures: Throttle::new(),
             lies: Throttle::new(),
@@ -159,6 +165,23 @@ impl Image {
     }
 }
 
+impl Image {
+    /// Whether something that was written may be lost: then nothing is said to be durable any more.
+    pub(super) fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// The host could not make something durable.
+    pub(super) fn set_lost(&self, error: &io::Error) {
+        if !self.lost.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                disk = self.name,
+                "what was written may be lost, and flushes fail until the VM is started again: {error}"
+            );
+        }
+    }
+}
+
 /// What the image holds just now.
 fn sectors(backend: &Backend, topology: Topology) -> Result<u64, BlockError> {
     let size = backend.size().map_err(BlockError::Size)?;
@@ -175,9 +198,9 @@ fn sectors(backend: &Backend, topology: Topology) -> Result<u64, BlockError> {
     Ok(size / SECTOR_SIZE)
 }
 
-/// The host's way to a disk that a VM has.
+/// The host's way to a disk that a VM has. It keeps neither the disk nor its image: with the VM, they are gone.
 #[derive(Clone, Debug)]
-pub struct BlockControl(pub(super) Arc<Image>);
+pub struct BlockControl(pub(super) Weak<Image>);
 
 impl BlockControl {
     /// Looks how large the image is now and tells the guest if that is news (virtio 1.3 §5.2.6.2); gives the capacity in
@@ -190,10 +213,15 @@ impl BlockControl {
     ///
     /// When the size can't be found out or is none of a disk; the capacity stays what it was.
     pub fn resize(&self) -> Result<u64, BlockError> {
-        let image = &self.0;
+        let image = self.0.upgrade().ok_or(BlockError::Ended)?;
         let sectors = sectors(&image.backend, image.topology)?;
+        let notifier = image.notifier.get();
+        // A driver that reads the halves of the old and the new one finds that the generation has changed meanwhile.
+        if let Some(notifier) = notifier.filter(|_| image.sectors() != sectors) {
+            notifier.config_changes();
+        }
         if image.sectors.swap(sectors, Ordering::AcqRel) != sectors
-            && let Some(notifier) = image.notifier.get()
+            && let Some(notifier) = notifier
         {
             notifier.config_changed();
         }
@@ -202,13 +230,14 @@ impl BlockControl {
 
     /// Requests that are held because the host has no room for them ([`super::OnError::Stop`]).
     pub fn held(&self) -> usize {
-        self.0.held.load(Ordering::Acquire)
+        self.0.upgrade().map_or(0, |image| image.held.load(Ordering::Acquire))
     }
 
     /// Tries the held requests once more.
     pub fn resume(&self) {
-        self.0.resumed.fetch_add(1, Ordering::AcqRel);
-        for doorbell in self.0.doorbells.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        let Some(image) = self.0.upgrade() else { return };
+        image.resumed.fetch_add(1, Ordering::AcqRel);
+        for doorbell in image.doorbells.lock().unwrap_or_else(PoisonError::into_inner).values() {
             // Only a full counter makes this fail, and then the queue wakes up as well.
             let _ = doorbell.write(1);
         }

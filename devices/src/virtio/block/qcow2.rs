@@ -11,38 +11,29 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use imago::file::File;
-use imago::format::builder::FormatDriverBuilder;
-use imago::format::gate::ImplicitOpenGate;
-use imago::{FormatAccess, Storage, StorageOpenOptions};
+use imago::raw::Raw;
+use imago::{FormatAccess, StorageOpenOptions};
 
 use crate::sys::transfer::{Direction, Transfer};
+
+/// The most images of a chain, the disk's own one included.
+const MAX_DEPTH: usize = 16;
+/// The most bytes of a refcount table, as QEMU has it.
+const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 
 /// A disk in a qcow2 image.
 pub(super) struct Qcow2(FormatAccess<File>);
 
 impl Qcow2 {
-    /// Opens the image in `file`, and what it is based on if all of that is among `permitted` or in a folder that is.
+    /// Opens the image in `file`, and what it is based on if all of that is among `permitted`, or directly in a folder that
+    /// is.
     pub(super) fn new(file: fs::File, writable: bool, permitted: &[PathBuf]) -> io::Result<Self> {
-        let gate = PermittedFiles(permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?);
-        if writable {
-            check_refcounts(&file)?;
-        }
-        // What lies behind the image may be named from where it is.
-        let name = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-        let opened = StorageOpenOptions::new().filename(name).write(writable);
-        let mut image = imago::qcow2::Qcow2::<File>::open_image(File::from_open_file(file, opened)?, writable)?;
-        // Otherwise it would be guessed from bytes that a guest may have written.
-        if let (Some(name), None) = (image.implicit_backing_file(), image.implicit_backing_format()) {
-            let what =
-                format!("it doesn't say of which format its backing file {name} is: 'qemu-img rebase -u' can add that");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        image.open_implicit_dependencies_gated(gate)?;
-        Ok(Self(FormatAccess::new(image)))
+        let permitted: Vec<_> = permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?;
+        open(file, writable, &permitted, 1).map(Self)
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -72,20 +63,28 @@ fn be64(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |field| u64::from_be_bytes(*field))
 }
 
-/// Refuses refcounts that the library would follow without end, or over the header, when it looks for room: the first block of
-/// them has to be there, as it counts the header itself, and each has to be in the file, aligned, and the only one of its
-/// place (QEMU docs/interop/qcow2.rst, "Host cluster management").
-fn check_refcounts(file: &fs::File) -> io::Result<()> {
-    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("its refcounts are damaged: {what}"));
+/// Refuses what the library takes without a look at it: encrypted images, whose bytes it would give to the guest as they are;
+/// and, where it is to make room, refcounts that it would follow without end, or over the header. The first block of them has
+/// to be there, as it counts the header itself, and each has to be in the file, aligned, and the only one of its place (QEMU
+/// docs/interop/qcow2.rst, "Header" and "Host cluster management").
+fn check_header(file: &fs::File, writable: bool) -> io::Result<()> {
     let mut header = [0; 60];
     file.read_exact_at(&mut header, 0)?;
+    if be32(&header, 32) != 0 {
+        return Err(invalid("it is encrypted"));
+    }
+    if !writable {
+        return Ok(());
+    }
+    let damaged = |what: &str| invalid(&format!("its refcounts are damaged: {what}"));
     let (cluster_bits, table, clusters) = (be32(&header, 20), be64(&header, 48), be32(&header, 56));
     let cluster = 1u64.checked_shl(cluster_bits).filter(|_| (9..=21).contains(&cluster_bits));
     let cluster = cluster.ok_or_else(|| damaged("the cluster size is none"))?;
     let end = file.metadata()?.len();
     let len = u64::from(clusters).saturating_mul(cluster);
-    if clusters == 0 || !table.is_multiple_of(cluster) || table.checked_add(len).is_none_or(|last| last > end) {
-        return Err(damaged("their table is not in the file"));
+    let is_placed = table.is_multiple_of(cluster) && table.checked_add(len).is_some_and(|last| last <= end);
+    if clusters == 0 || len > MAX_REFCOUNT_TABLE || !is_placed {
+        return Err(damaged("their table is too large, or not in the file"));
     }
     let mut seen = BTreeSet::new();
     let mut part = vec![0; usize::try_from(cluster).map_err(io::Error::other)?];
@@ -111,36 +110,65 @@ impl std::fmt::Debug for Qcow2 {
     }
 }
 
-/// Opens the files in its list, and those in the folders there, and no others.
-struct PermittedFiles(Vec<PathBuf>);
-
-impl PermittedFiles {
-    fn check(&self, path: Option<&Path>) -> io::Result<()> {
-        let Some(path) = path else { return Err(io::ErrorKind::PermissionDenied.into()) };
-        let real = fs::canonicalize(path)?;
-        if !self.0.iter().any(|permitted| real.starts_with(permitted)) {
-            let what = format!("the image is based on {}, which it may not open", path.display());
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+/// Opens one image of a chain, and those behind it: the library would guess formats, and follow names without end.
+fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> io::Result<FormatAccess<File>> {
+    check_header(&file, writable)?;
+    // What lies behind the image may be named from where it is.
+    let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let behind = |name: &String| open_permitted(&place, name, permitted);
+    let mut image = imago::qcow2::Qcow2::<File>::open_image(storage(file, writable)?, writable)?;
+    let data = match image.implicit_external_data_file() {
+        _ if !image.requires_external_data_file() => None,
+        Some(_) if writable => return Err(invalid("its data is in another file, which is only read: add readonly=on")),
+        Some(name) => Some(storage(behind(name)?, false)?),
+        None => return Err(invalid("its data is in another file, which it doesn't name")),
+    };
+    let backing = match (image.implicit_backing_file(), image.implicit_backing_format().map(String::as_str)) {
+        (None, _) => None,
+        (Some(name), Some("raw" | "file")) => {
+            Some(FormatAccess::new(Raw::open_image(storage(behind(name)?, false)?, false)?))
         }
-        // Opening a FIFO would wait for its other end.
-        if !fs::metadata(&real)?.is_file() {
-            let what = format!("the image is based on {}, which is not a file", path.display());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        (Some(name), Some("qcow2")) if depth < MAX_DEPTH => {
+            Some(open(behind(name)?, false, permitted, depth.saturating_add(1))?)
         }
-        Ok(())
-    }
+        (Some(_), Some("qcow2")) => return Err(invalid(&format!("it is a chain of more than {MAX_DEPTH} images"))),
+        (Some(name), Some(format)) => {
+            return Err(invalid(&format!(
+                "its backing file {name} is of the format {format}: there are raw and qcow2"
+            )));
+        }
+        // Otherwise it would be guessed from bytes that a guest may have written.
+        (Some(name), None) => {
+            let what =
+                format!("it doesn't say of which format its backing file {name} is: 'qemu-img rebase -u' can add that");
+            return Err(invalid(&what));
+        }
+    };
+    image.set_data_file(data);
+    image.set_backing(backing);
+    Ok(FormatAccess::new(image))
 }
 
-impl ImplicitOpenGate<File> for PermittedFiles {
-    fn open_format<F: FormatDriverBuilder<File>>(&mut self, builder: F) -> io::Result<FormatAccess<File>> {
-        self.check(builder.get_image_path().as_deref())?;
-        Ok(FormatAccess::new(builder.write(false).open(Self(self.0.clone()))?))
-    }
+fn storage(file: fs::File, writable: bool) -> io::Result<File> {
+    File::from_open_file(file, StorageOpenOptions::new().write(writable))
+}
 
-    fn open_storage(&mut self, options: StorageOpenOptions) -> io::Result<File> {
-        self.check(options.get_filename())?;
-        File::open(options)
+/// Opens a file that an image names, to read it.
+fn open_permitted(image: &Path, name: &str, permitted: &[PathBuf]) -> io::Result<fs::File> {
+    let path = image.parent().unwrap_or(Path::new("/")).join(name);
+    let based = |what: &str| format!("the image is based on {}, which {what}", path.display());
+    let real = fs::canonicalize(&path)
+        .map_err(|error| io::Error::new(error.kind(), based(&format!("can't be found: {error}"))))?;
+    if !permitted.iter().any(|permitted| real == *permitted || real.parent() == Some(permitted)) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, based("it may not open")));
     }
+    // The name that was checked, and not as a FIFO, which would wait for its other end.
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&real)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(invalid(&based("is not a file"))) }
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub(super) struct Request {
     status_at: GuestAddress,
     /// Where the data goes on in the image.
     offset: u64,
-    /// Bytes of data in all.
+    /// Bytes of data, or of zeros, in all.
     size: u64,
     /// Bytes of data left.
     left: u64,
@@ -74,6 +74,8 @@ pub(super) struct Request {
     written: u32,
     /// It is to be durable when it completes.
     durable: bool,
+    /// Its writes are not durable by themselves then.
+    sync_after: bool,
     /// What is left of the ranges, the last one first.
     ranges: Vec<Range>,
 }
@@ -112,6 +114,11 @@ impl Request {
         if is_write && image.options.read_only {
             return Err(spec::S_IOERR);
         }
+        // What was lost stays lost, though a later flush may find nothing more to complain about.
+        let promises = kind == spec::T_FLUSH || is_write && self.durable;
+        if promises && image.has_lost() {
+            return Err(spec::S_IOERR);
+        }
         match kind {
             spec::T_IN => self.set_data(Kind::Read, image, sector, chain.writable_len()),
             spec::T_OUT => self.set_data(Kind::Write, image, sector, chain.readable_len()),
@@ -132,6 +139,7 @@ impl Request {
         self.offset = image.offset(sector, len.into()).ok_or(spec::S_IOERR)?;
         (self.size, self.left) = (len.into(), len.into());
         self.kind = kind;
+        self.sync_after = self.durable && kind == Kind::Write && image.backend.raw().is_none();
         Ok(())
     }
 
@@ -170,6 +178,10 @@ impl Request {
             }
         }
         self.ranges.reverse();
+        if kind == Kind::Zero {
+            // A host that can't do better writes them.
+            self.size = self.ranges.iter().fold(0, |sum, range| sum.saturating_add(range.len));
+        }
         self.kind = kind;
         Ok(())
     }
@@ -183,7 +195,7 @@ impl Request {
         }
     }
 
-    /// Bytes of data.
+    /// Bytes of data, or of zeros.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
@@ -202,6 +214,7 @@ impl Request {
                 Step::Zero { offset, len: len.min(RANGE_PIECE), unmap }
             }
             (Kind::Zero, None) if self.durable => Step::Sync,
+            (Kind::Write, _) if self.sync_after => Step::Sync,
             _ => Step::Finish(self.status),
         }
     }

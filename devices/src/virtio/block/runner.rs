@@ -137,7 +137,9 @@ impl Runner {
             if completes {
                 self.complete_done()?;
             } else {
-                while self.engine.next()?.is_some() {}
+                while let Some(done) = self.engine.next()? {
+                    self.note_loss(done.slot, done.result.as_ref().err());
+                }
             }
             if self.engine.in_kernel() > 0 {
                 self.engine.wait(None)?;
@@ -180,14 +182,24 @@ impl Runner {
 
     /// Begins with the request in the chain.
     fn begin(&mut self, head: u16, usable: Result<(), ChainError>) -> Result<(), RunError> {
+        let charge = |bytes| match self.image.options.limiters.as_slice() {
+            [] => {}
+            limiters => {
+                let now = Instant::now();
+                limiters.iter().for_each(|limiter| limiter.take(bytes, now));
+            }
+        };
         if let Err(error) = usable {
+            charge(0);
             if let Some(times) = self.image.failures.hit() {
                 tracing::debug!(disk = self.image.name, times, "a request is dropped: {error}");
             }
             return self.give_back(head, 0, 0);
         }
         let Some(request) = self.requests.get_mut(usize::from(head)) else { return Ok(()) };
-        if !request.parse(&self.image, self.queue.mem(), &mut self.chain, self.durable) {
+        let is_request = request.parse(&self.image, self.queue.mem(), &mut self.chain, self.durable);
+        charge(if is_request { request.size() } else { 0 });
+        if !is_request {
             return self.give_back(head, 0, 0);
         }
         let data = request.data(&self.chain);
@@ -200,10 +212,6 @@ impl Runner {
             if !matches!(loaded, Some(Ok(()))) {
                 request.fail(spec::S_IOERR);
             }
-        }
-        if !self.image.options.limiters.is_empty() {
-            let (now, bytes) = (Instant::now(), request.size());
-            self.image.options.limiters.iter().for_each(|limiter| limiter.take(bytes, now));
         }
         self.advance(head)
     }
@@ -235,6 +243,20 @@ impl Runner {
         }
     }
 
+    /// Remembers when something that was to be durable is not. The kernel says so only once.
+    fn note_loss(&self, head: u16, error: Option<&io::Error>) {
+        let step = self.requests.get(usize::from(head)).map(Request::step);
+        let promised = match step {
+            Some(Step::Sync) => true,
+            Some(Step::Write { .. }) => self.durable,
+            _ => false,
+        };
+        let harmless = |error: &&io::Error| matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECANCELED));
+        if let Some(error) = error.filter(|error| promised && !harmless(error)) {
+            self.image.set_lost(error);
+        }
+    }
+
     /// Takes in how a step ended. `false`: the request doesn't go on just now.
     fn account(&mut self, head: u16, step: Step, result: io::Result<u32>) -> bool {
         let Some(request) = self.requests.get_mut(usize::from(head)) else { return false };
@@ -245,6 +267,8 @@ impl Runner {
             }
             Err(error) => error,
         };
+        self.note_loss(head, Some(&error));
+        let Some(request) = self.requests.get_mut(usize::from(head)) else { return false };
         match error.raw_os_error() {
             Some(libc::EINTR) => return true,
             Some(libc::ECANCELED) if self.stop.load(Ordering::Acquire) => return false,

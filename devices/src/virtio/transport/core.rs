@@ -244,7 +244,7 @@ impl Core {
 
     /// Goes on where [`Self::stop`] has stopped.
     pub fn resume(&mut self) {
-        if self.status & status::DRIVER_OK != 0 && !self.notifier.needs_reset() {
+        if self.status & status::DRIVER_OK != 0 {
             self.start_queues();
         }
     }
@@ -270,7 +270,7 @@ impl Core {
             if !slot.ready || slot.running {
                 continue;
             }
-            // On the thread of the vCPU whose guest wants it so: nobody else waits.
+            // On the thread of the vCPU whose guest wants it so, for a bounded time; others of its vCPUs may wait with it.
             if let Some(wait) = self.starts.wait(Instant::now()) {
                 std::thread::sleep(wait.min(LONGEST_WAIT));
             }

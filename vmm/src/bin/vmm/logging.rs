@@ -7,8 +7,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 
-use tracing::Level;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Starts logging. Tells whether the file is a new one.
 pub(crate) fn start(level: Level, file: Option<&Path>) -> io::Result<bool> {
@@ -18,11 +21,17 @@ pub(crate) fn start(level: Level, file: Option<&Path>) -> io::Result<bool> {
     match file {
         Some(path) => {
             let file = OpenOptions::new().append(true).create(true).open(path)?;
-            builder.with_writer(Mutex::new(file)).init();
+            builder.with_writer(Mutex::new(file)).finish().with(filter_fn(is_bounded)).init();
         }
-        None => builder.with_writer(io::stderr).init(),
+        None => builder.with_writer(io::stderr).finish().with(filter_fn(is_bounded)).init(),
     }
     Ok(new)
+}
+
+/// Whether there is a bound on how many lines a guest can cause. The library for qcow2 has none, and warns of every cluster
+/// of a damaged image that is written; what matters of it comes back as an error of the request.
+fn is_bounded(metadata: &Metadata<'_>) -> bool {
+    !metadata.target().starts_with("imago")
 }
 
 /// Nothing was started: a log file that was made for it goes again, unless there is something in it.
