@@ -267,3 +267,21 @@ fn direct_io_takes_any_buffer_and_length() {
         assert!(rig.guest(0x10_0001, expected.len()) == expected);
     }
 }
+
+#[test]
+fn a_flush_that_failed_once_never_succeeds_again_whoever_asks() {
+    for engine in ENGINES {
+        let mut rig = Rig::running(options(engine));
+        let flush = [readable(HEADER, 16), writable(STATUS, 1)];
+        assert_eq!(rig.request(spec::T_FLUSH, 0, &flush), (spec::S_OK, 1));
+        let image = rig.block.image();
+        image.backend.raw().unwrap().forgetful.store(true, std::sync::atomic::Ordering::Release);
+        assert_eq!(rig.request(spec::T_FLUSH, 0, &flush), (spec::S_IOERR, 1));
+        // The kernel says so once, and would find nothing to complain about now.
+        let image = rig.block.image();
+        image.backend.raw().unwrap().forgetful.store(false, std::sync::atomic::Ordering::Release);
+        assert_eq!(rig.request(spec::T_FLUSH, 0, &flush), (spec::S_IOERR, 1));
+        assert_eq!(rig.simple(spec::T_OUT, 0, readable(DATA, 512)), (spec::S_OK, 1), "it promises nothing");
+        assert_eq!(rig.simple(spec::T_IN, 0, writable(DATA, 512)), (spec::S_OK, 513));
+    }
+}

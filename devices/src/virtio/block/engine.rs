@@ -95,6 +95,10 @@ impl Engine {
         {
             return Started::Done(Err(io::Error::from_raw_os_error(libc::ENOSPC)));
         }
+        #[cfg(test)]
+        if raw.is_some_and(|raw| raw.forgetful.load(std::sync::atomic::Ordering::Acquire)) && step == Step::Sync {
+            return Started::Done(Err(io::Error::from_raw_os_error(libc::EIO)));
+        }
         // What needs no wait is done here, whatever the engine.
         match (step, raw) {
             (Step::Read { offset }, Some(raw)) => {

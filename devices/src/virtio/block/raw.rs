@@ -33,6 +33,9 @@ pub(super) struct Raw {
     /// Tests pretend with it that the host has no room.
     #[cfg(test)]
     pub(super) full: AtomicBool,
+    /// Tests pretend with it that the host can't make anything durable.
+    #[cfg(test)]
+    pub(super) forgetful: AtomicBool,
 }
 
 impl Raw {
@@ -59,6 +62,8 @@ impl Raw {
             zero_range: yes(),
             #[cfg(test)]
             full: AtomicBool::new(false),
+            #[cfg(test)]
+            forgetful: AtomicBool::new(false),
         })
     }
 
