@@ -4,8 +4,8 @@
 //!
 //! A turn completes what the kernel has done, takes what is there, tells the driver once of what was completed, and
 //! sleeps until the doorbell rings or the kernel has done more. Requests complete in the order in which they are done,
-//! not in that of the ring: a slow one holds up nobody, and virtio demands no more of a FLUSH than to cover the writes
-//! that had completed before it was made available (virtio 1.3 §5.2.6.2).
+//! not in that of the ring: one that the kernel has holds up nobody, and virtio demands no more of a FLUSH than to cover
+//! the writes that had completed before it was made available (virtio 1.3 §5.2.6.2).
 //!
 //! At most as many requests are in flight as the queue has descriptors, one for each head; nothing is allocated for a
 //! request once its head has been used before.
