@@ -265,11 +265,16 @@ impl Control {
 pub struct DiskControl(pub(crate) BlockControl);
 
 impl DiskControl {
-    /// Tells the guest of the size that the image or block device has now, in whole blocks; gives its bytes.
+    /// Tells the guest of the size that the raw image or block device has now; gives its bytes. A qcow2 image keeps its
+    /// size, which is in its header.
+    ///
+    /// Grow an image before this, and shrink it after the guest has been told: what a guest writes where the image was
+    /// makes it grow again.
     ///
     /// # Errors
     ///
-    /// When the size can't be found out, or is none that a disk can have. Then the guest keeps what it was told before.
+    /// When the size can't be found out, or is none that a disk can have: 0, or no multiple of its block size. Then the
+    /// guest keeps what it was told before.
     pub fn resize(&self) -> Result<u64, BlockError> {
         Ok(self.0.resize()?.saturating_mul(SECTOR_SIZE))
     }

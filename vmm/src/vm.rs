@@ -135,9 +135,9 @@ impl Vm {
         Control { ending: self.machinery.ending.clone(), power: self.power.clone(), disks: self.disks.clone() }
     }
 
-    /// Runs the VM until it ends, with its event loop on the calling thread and a thread for each vCPU and each busy
-    /// device. `subscribers` are served by the event loop too. When this returns, all threads have ended and everything
-    /// is closed.
+    /// Runs the VM until it ends, with its event loop on the calling thread and a thread for each vCPU and each queue
+    /// that a driver uses. `subscribers` are served by the event loop too. When this returns, all threads have ended and
+    /// everything is closed.
     ///
     /// # Errors
     ///

@@ -26,8 +26,8 @@ pub struct Disk {
     /// What the image's bytes mean. Never guessed: a guest could write any header into a raw image.
     #[serde(default)]
     pub format: DiskFormat,
-    /// The files that a qcow2 image may have behind it (a backing file, an external data file), or folders which they are
-    /// directly in. They are only read.
+    /// The files that a qcow2 image may have behind it (a backing file, an external data file), or the folders that they are
+    /// directly in. They are only read; so an image with an external data file has to be `readonly`.
     #[serde(default)]
     pub backing: Vec<PathBuf>,
     /// How the host does the I/O; the best that it has when nothing is said.
@@ -117,7 +117,7 @@ pub enum OnError {
     /// It fails.
     #[default]
     Report,
-    /// It waits, and its queue with it, until somebody has made space and resumes the disk.
+    /// It waits until somebody has made space and resumes the disk, while others go on.
     Stop,
 }
 

@@ -3,8 +3,11 @@
 //! Who does what a request asks for: this thread at once, or the kernel meanwhile.
 //!
 //! `io_uring` hands what can't be done at once to threads of the kernel, which costs several times what a copy from the
-//! page cache does. So with the page cache, what it holds is read and what is written to it is written right here; the
-//! ring gets what would wait for the disk. Direct I/O always waits, and all of it goes to the ring.
+//! page cache does. So with the page cache, what it holds is read right here, and all that is written to it is written
+//! right here too. Such a write may wait, and the queue with it: while the page cache is full of what isn't on the disk
+//! yet, or for the rest of a page that it changes in part. The ring gets what else would wait for the disk: reads of what
+//! isn't cached, writes that are to be durable when they complete, flushes and holes. Direct I/O always waits, and all of
+//! it goes to the ring.
 
 use std::io;
 use std::sync::Arc;
@@ -35,8 +38,13 @@ pub(super) enum Started {
 /// One queue's engine.
 pub(super) enum Engine {
     /// All is done at once, by this thread.
+<<<<<<< HEAD
     Sync { transfers: Vec<Transfer>, bounce: Option<AlignedBuffer>, doorbell: EventFd, _mem: GuestRam },
     /// What would wait is done by the kernel.
+=======
+    Sync { transfers: Vec<Transfer>, doorbell: EventFd, _mem: GuestRam },
+    /// What isn't done at once, by this thread, is done by the kernel.
+>>>>>>> docs
     Ring(Box<Ring>),
 }
 
@@ -95,11 +103,16 @@ impl Engine {
         {
             return Started::Done(Err(io::Error::from_raw_os_error(libc::ENOSPC)));
         }
+<<<<<<< HEAD
         #[cfg(test)]
         if raw.is_some_and(|raw| raw.forgetful.load(std::sync::atomic::Ordering::Acquire)) && step == Step::Sync {
             return Started::Done(Err(io::Error::from_raw_os_error(libc::EIO)));
         }
         // What needs no wait is done here, whatever the engine.
+=======
+        // What the page cache has is read here, and what it is to take is written here, whatever the engine. Only such a
+        // write may wait.
+>>>>>>> docs
         match (step, raw) {
             (Step::Read { offset }, Some(raw)) => {
                 if let Some(result) = raw.read_cached(transfer, offset) {

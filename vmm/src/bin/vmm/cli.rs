@@ -47,12 +47,12 @@ pub(crate) struct DoctorArguments {
   path=FILE                     an image, or a block device
   readonly=on|off               the guest may only read it (off)
   format=raw|qcow2              what the image's bytes mean; never guessed (raw)
-  backing=on|off|PATH           a qcow2 image may have a backing file in its own folder, or PATH (a
-                                file or folder), which is only read (off)
+  backing=on|off|PATH           what a qcow2 image may have behind it, only to be read: files directly in
+                                its own folder, or PATH: a file, or files directly in a folder (off)
   engine=io_uring|sync          how the host does the I/O (io_uring where the host has it)
   direct=on|off                 leave out the host's page cache (off)
   queues=N                      queues, with a thread each (one for each vCPU)
-  queue-size=N                  requests that a queue holds: a power of two (256)
+  queue-size=N                  descriptors of a queue: a power of two from 4 to 1024 (256)
   serial=STR                    serial number, at most 20 characters
   cache=writeback|writethrough  writes are durable when the guest flushes, or at once (writeback)
   discard=on|off                the guest can give space back to the host (on)
