@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::rig::{DATA, ENGINES, HEADER, Rig, SECTORS, STATUS, UNTOUCHED, direct, eventfd, options};
+use super::rig::{DATA, ENGINES, HEADER, Rig, SECTORS, STATUS, UNTOUCHED, direct, direct_sectors, eventfd, options};
 use super::{Block, BlockError, BlockOptions, EngineChoice, OnError, spec};
 use crate::sys::pipe::{self, Pipe};
 use crate::token_bucket::{Rate, RateLimiter};
@@ -303,7 +303,7 @@ fn what_all_queues_write_at_once_is_all_there() {
         for features in [u64::MAX, !spec::F_FLUSH] {
             let options = BlockOptions { queues: 4, ..options(engine) };
             write_by_all_queues(&mut Rig::new(options.clone()), features);
-            let Some((folder, file)) = direct() else { continue };
+            let Some((folder, file)) = direct_sectors() else { continue };
             let mut rig = Rig::on(file, BlockOptions { direct: true, ..options });
             rig.file = std::fs::File::open(folder.path().join("image")).unwrap();
             write_by_all_queues(&mut rig, features);

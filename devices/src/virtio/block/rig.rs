@@ -11,9 +11,10 @@ use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use self::skip::{folder_on_disk, open_direct};
+use self::skip::{folder_on_disk, open_direct, skip};
 use super::{Block, BlockOptions, EngineChoice};
 use crate::GuestRam;
+use crate::sys::disk::direct_alignment;
 use crate::virtio::device::{QueueResources, VirtioDevice};
 use crate::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
 use crate::virtio::notifier::{DeviceInterrupt, Notifier};
@@ -52,6 +53,16 @@ pub(super) fn direct() -> Option<(TempDir, File)> {
     std::fs::write(&path, content).unwrap();
     let file = open_direct(&path)?;
     file.sync_all().unwrap();
+    Some((folder, file))
+}
+
+/// The same, where direct I/O takes single sectors.
+pub(super) fn direct_sectors() -> Option<(TempDir, File)> {
+    let (folder, file) = direct()?;
+    if direct_alignment(&file).is_some_and(|alignment| alignment.offset > 512) {
+        skip("direct I/O takes no single sectors here");
+        return None;
+    }
     Some((folder, file))
 }
 
