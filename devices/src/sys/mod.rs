@@ -12,5 +12,7 @@
 pub(crate) mod aligned;
 pub(crate) mod disk;
 pub(crate) mod doorbell;
+#[cfg(test)]
+pub(crate) mod pipe;
 pub(crate) mod ring;
 pub(crate) mod transfer;

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use vm_memory::{Bytes, GuestAddress};
 
+use super::super::pipe::Pipe;
 use super::*;
 use crate::virtio::chain::Segment;
 
@@ -83,14 +84,31 @@ fn a_ring_that_ends_has_nothing_in_the_kernel_any_more() {
 }
 
 #[test]
-fn what_a_pipe_never_gives_is_cancelled() {
-    use std::os::fd::FromRawFd;
+fn a_ring_that_ends_takes_back_what_the_kernel_still_has() {
+    let mem = ram();
+    for submits in [true, false] {
+        let pipe = Pipe::new();
+        let (mut ring, _doorbell) = ring(&mem);
+        for slot in 0..SLOTS {
+            load(&mut ring, slot, &mem, u64::from(slot) << 16, 512);
+            ring.start(slot, READ, &pipe.reader).unwrap();
+        }
+        if submits {
+            ring.submit().unwrap();
+        }
+        assert_eq!(ring.operations(), usize::from(SLOTS));
+        drop(ring);
+        pipe.fill(&[7; 512]);
+        assert_eq!(pipe.drain(), [7; 512], "nobody reads it any more");
+        let mut after = vec![1; 0x80000];
+        mem.read_slice(&mut after, GuestAddress(0)).unwrap();
+        assert!(after.iter().all(|byte| *byte == 0));
+    }
+}
 
-    let mut ends = [0; 2];
-    // SAFETY: two descriptors are written to an array of two.
-    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
-    // SAFETY: the descriptors are new and nobody else's.
-    let [reader, _writer] = ends.map(|fd| unsafe { File::from_raw_fd(fd) });
+#[test]
+fn what_a_pipe_never_gives_is_cancelled() {
+    let Pipe { reader, writer: _writer } = Pipe::new();
     let mem = ram();
     let (mut ring, _doorbell) = ring(&mem);
     load(&mut ring, 0, &mem, 0, 4096);

@@ -83,6 +83,44 @@ fn what_the_guest_writes_by_any_engine_on_pci_is_what_the_host_reads() {
     copies("pci");
 }
 
+/// Each vCPU copies its part of a disk onto another one that has a queue for each of them.
+fn writes_from_all_vcpus(transport: &str, vcpus: u32) {
+    const PART: usize = 1 << 20;
+    let (source, image) = (Image::random(vcpus as usize * PART), Image::empty(u64::from(vcpus) * PART as u64));
+    let count = vcpus.to_string();
+    let disks = [
+        "--disk",
+        &format!("path={},readonly=on", source.path),
+        "--disk",
+        &format!("path={},queues={count}", image.path),
+    ];
+    // Without the applet that binds them to a vCPU each, they are at least begun at once.
+    let command = format!(
+        "echo queues=$(ls /sys/block/vdc/mq | wc -l); which taskset > /dev/null && bind=taskset; i=0; \
+         while [ $i -lt {count} ]; do (${{bind:+taskset $((1 << i))}} dd if=/dev/vdb of=/dev/vdc bs=64k count=16 \
+         skip=$((i * 16)) seek=$((i * 16)) conv=notrunc iflag=direct oflag=direct) & \
+         i=$((i + 1)); done; wait; sync"
+    );
+    let ended = Boot::new()
+        .args(&["--cpus", &count, "--transport", transport])
+        .args(&disks)
+        .say(&format!("vmm.run=\"{command}\""))
+        .run();
+    ended.assert_clean().assert_says(&format!("queues={count}\r\n"));
+    let content = fs::read(&image.path).unwrap();
+    assert!(content == fs::read(&source.path).unwrap(), "{}", ended.output);
+}
+
+#[test]
+fn what_4_vcpus_write_at_once_by_4_queues_on_pci_is_what_the_host_reads() {
+    writes_from_all_vcpus("pci", 4);
+}
+
+#[test]
+fn what_2_vcpus_write_at_once_by_2_queues_on_mmio_is_what_the_host_reads() {
+    writes_from_all_vcpus("mmio", 2);
+}
+
 /// An empty qcow2 image, made by the library that serves it; `devices` has tests with those of qemu-img.
 fn create_qcow2(path: &str, size: u64) {
     fs::File::create(path).unwrap();

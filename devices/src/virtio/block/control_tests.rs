@@ -2,17 +2,17 @@
 
 //! What the host does to a disk while a guest uses it: limits, resizing, a full host, pauses, direct I/O, many queues.
 
-use std::fs::{File, OpenOptions};
 use std::num::NonZeroU64;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::rig::{DATA, ENGINES, HEADER, Rig, SECTORS, STATUS, UNTOUCHED, eventfd, image, options};
-use super::{BlockError, BlockOptions, OnError, spec};
+use super::rig::{DATA, ENGINES, HEADER, Rig, SECTORS, STATUS, UNTOUCHED, direct, direct_sectors, eventfd, options};
+use super::{Block, BlockError, BlockOptions, EngineChoice, OnError, spec};
+use crate::sys::pipe::{self, Pipe};
 use crate::token_bucket::{Rate, RateLimiter};
 use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
 use crate::virtio::mock::{MockDriver, readable, writable};
@@ -26,20 +26,52 @@ fn hopeless() -> Arc<RateLimiter> {
     Arc::new(limiter)
 }
 
+/// Three reads of different sectors are available, and have the doorbell rung for them.
+fn offer_three(rig: &mut Rig) {
+    for sector in 0..3 {
+        let (header, status) = (HEADER + 16 * sector, STATUS + sector);
+        rig.mem.write_obj([u64::from(spec::T_IN), sector], GuestAddress(header)).unwrap();
+        rig.driver.submit(&[readable(header, 16), writable(DATA + 512 * sector, 512), writable(status, 1)]);
+    }
+    rig.doorbell.write(1).unwrap();
+}
+
 #[test]
-fn a_queue_that_waits_for_its_limit_stops_at_once_and_has_taken_nothing() {
+fn a_queue_that_waits_for_its_limit_has_taken_nothing_and_loses_nothing() {
     for engine in ENGINES {
         let mut rig = Rig::running(BlockOptions { limiters: vec![hopeless()], ..options(engine) });
-        rig.write_header(spec::T_IN, 0);
-        rig.driver.submit(&[readable(HEADER, 16), writable(DATA, 512), writable(STATUS, 1)]);
+        offer_three(&mut rig);
+        // The worker takes a ring of the doorbell when it sleeps. So between the two it has looked at the queue.
+        rig.wait_until_the_doorbell_is_taken();
         rig.doorbell.write(1).unwrap();
+        rig.wait_until_the_doorbell_is_taken();
+        let untouched = vec![UNTOUCHED; 3 * 512];
+        assert_eq!((rig.driver.used_index(), rig.guest(DATA, 3 * 512)), (0, untouched.clone()));
+        let state = rig.block.stop_queue(0).unwrap();
+        assert_eq!((state, rig.driver.used_index()), (QueueState::default(), 0));
+        assert_eq!((rig.guest(DATA, 3 * 512), rig.guest(STATUS, 3)), (untouched, vec![UNTOUCHED; 3]));
+
+        rig.block = Block::new("vda", rig.file.try_clone().unwrap(), options(engine)).unwrap();
+        rig.start(state);
+        for head in [0, 3, 6] {
+            assert_eq!(rig.wait_used(), (head, 513));
+        }
+        assert_eq!((rig.guest(DATA, 3 * 512), rig.guest(STATUS, 3)), (rig.host()[..3 * 512].to_vec(), vec![0; 3]));
+    }
+}
+
+#[test]
+fn a_queue_that_waits_for_its_limit_stops_whenever_it_is_told_to() {
+    for engine in ENGINES {
+        let mut rig = Rig::running(BlockOptions { limiters: vec![hopeless()], ..options(engine) });
+        offer_three(&mut rig);
         assert_eq!(rig.block.stop_queue(0).unwrap(), QueueState::default());
         assert_eq!((rig.driver.used_index(), rig.status()), (0, UNTOUCHED));
     }
 }
 
 #[test]
-fn a_limit_delays_and_loses_nothing() {
+fn all_of_what_exceeds_a_limit_is_served_in_the_end() {
     for engine in ENGINES {
         let rate = Rate { per_second: NonZeroU64::new(2000).unwrap(), burst: 1 };
         let limiter = Arc::new(RateLimiter::new(None, Some(rate), Instant::now()));
@@ -230,25 +262,135 @@ fn each_queue_runs_by_itself() {
     }
 }
 
-/// The image, open for direct I/O; nothing where the file system has none.
-fn direct() -> Option<(tempfile::NamedTempFile, File)> {
-    let named = tempfile::NamedTempFile::new().unwrap();
-    let source = image();
-    let mut bytes = vec![0; SECTORS as usize * 512];
-    source.read_exact_at(&mut bytes, 0).unwrap();
-    named.as_file().write_all_at(&bytes, 0).unwrap();
-    named.as_file().sync_all().unwrap();
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(named.path()).ok()?;
-    Some((named, file))
+/// Sector `n` is written by queue `n % QUEUES`, so that all of them write to each page.
+fn write_by_all_queues(rig: &mut Rig, features: u64) {
+    const QUEUES: u64 = 4;
+    const AT_ONCE: u64 = 5;
+    let features = rig.features & features;
+    let mut drivers: Vec<_> = (0..QUEUES).map(|i| MockDriver::new(&rig.mem, 0x2_0000 + (i << 12), 16)).collect();
+    let doorbells: Vec<_> = drivers.iter().map(|_| eventfd()).collect();
+    for (index, driver) in (0..).zip(&drivers) {
+        let queue = Queue::new(driver.config, 256, 0, QueueState::default(), rig.mem.clone()).unwrap();
+        let doorbell = doorbells[usize::from(index)].try_clone().unwrap();
+        let resources = QueueResources { queue, doorbell, notifier: rig.notifier.clone() };
+        rig.block.start_queue(index, resources, features).unwrap();
+    }
+    let content: Vec<u8> = (0..SECTORS * 512).map(|at| (at / 512 * 7 + at % 251) as u8).collect();
+    rig.mem.write_slice(&content, GuestAddress(0x10_0000)).unwrap();
+    let sectors: Vec<_> = (0..SECTORS).collect();
+    for batch in sectors.chunks((QUEUES * AT_ONCE) as usize) {
+        for &sector in batch {
+            let header = 0x3_0000 + 32 * sector;
+            rig.mem.write_obj([u64::from(spec::T_OUT), sector], GuestAddress(header)).unwrap();
+            rig.mem.write_obj(UNTOUCHED, GuestAddress(header + 16)).unwrap();
+            let data = readable(0x10_0000 + sector * 512, 512);
+            drivers[(sector % QUEUES) as usize].submit(&[readable(header, 16), data, writable(header + 16, 1)]);
+        }
+        doorbells.iter().for_each(|doorbell| doorbell.write(1).unwrap());
+        let mut left = batch.len();
+        loop {
+            left -= drivers.iter_mut().flat_map(|driver| std::iter::from_fn(|| driver.take_used())).count();
+            if left == 0 {
+                break;
+            }
+            rig.interrupts.used.read().unwrap();
+        }
+        for &sector in batch {
+            assert_eq!(rig.guest(0x3_0000 + 32 * sector + 16, 1), [spec::S_OK], "{sector}");
+        }
+    }
+    assert!(rig.host() == content);
+}
+
+#[test]
+fn what_all_queues_write_at_once_is_all_there() {
+    for engine in ENGINES {
+        // Without FLUSH a write is durable, and so it's the kernel's, whichever queue it comes from.
+        for features in [u64::MAX, !spec::F_FLUSH] {
+            let options = BlockOptions { queues: 4, ..options(engine) };
+            write_by_all_queues(&mut Rig::new(options.clone()), features);
+            let Some((folder, file)) = direct_sectors() else { continue };
+            let mut rig = Rig::on(file, BlockOptions { direct: true, ..options });
+            rig.file = std::fs::File::open(folder.path().join("image")).unwrap();
+            write_by_all_queues(&mut rig, features);
+        }
+    }
+}
+
+/// A disk whose file is a pipe, and which has two requests of 4 KiB: one is done, the kernel has the other one.
+fn in_kernel(kind: u32) -> (Rig, Pipe) {
+    let pipe = Pipe::new();
+    let mut rig = Rig::new(BlockOptions { direct: true, ..options(EngineChoice::IoUring) });
+    let end = if kind == spec::T_IN { &pipe.reader } else { &pipe.writer };
+    pipe::replace(rig.block.image().backend.raw().unwrap().file(), end);
+    if kind == spec::T_IN {
+        pipe.fill(&[0x11; pipe::CAPACITY]);
+    }
+    rig.write_header(kind, 0);
+    for at in [DATA, DATA + 0x1000] {
+        let len = pipe::CAPACITY as u32;
+        let data = if kind == spec::T_IN { writable(at, len) } else { readable(at, len) };
+        rig.driver.submit(&[readable(HEADER, 16), data, writable(STATUS, 1)]);
+    }
+    // Both are there when the worker starts, so it gives the kernel both before the first one can be done.
+    rig.start(QueueState::default());
+    assert_eq!(rig.wait_used(), (0, if kind == spec::T_IN { pipe::CAPACITY as u32 + 1 } else { 1 }));
+    assert_eq!(rig.status(), spec::S_OK);
+    (rig, pipe)
+}
+
+#[test]
+fn a_stop_takes_a_read_back_from_the_kernel_and_the_next_start_does_it() {
+    let (mut rig, pipe) = in_kernel(spec::T_IN);
+    let state = rig.block.stop_queue(0).unwrap();
+    assert_eq!(state, QueueState { next_avail: 2, next_used: 1 });
+    let before = rig.guest(0, 0x40_0000);
+    pipe.fill(&[0x22; pipe::CAPACITY]);
+    assert_eq!(pipe.drain(), [0x22; pipe::CAPACITY], "nobody reads it");
+    assert!(rig.guest(0, 0x40_0000) == before);
+    assert_eq!(rig.guest(DATA + 0x1000, pipe::CAPACITY), [UNTOUCHED; pipe::CAPACITY]);
+
+    rig.start(state);
+    pipe.fill(&[0x33; pipe::CAPACITY]);
+    assert_eq!(rig.wait_used(), (3, pipe::CAPACITY as u32 + 1));
+    assert_eq!(rig.guest(DATA + 0x1000, pipe::CAPACITY), [0x33; pipe::CAPACITY]);
+}
+
+#[test]
+fn a_stop_takes_a_write_back_from_the_kernel_and_the_next_start_does_it() {
+    let (mut rig, pipe) = in_kernel(spec::T_OUT);
+    let state = rig.block.stop_queue(0).unwrap();
+    assert_eq!(state, QueueState { next_avail: 2, next_used: 1 });
+    assert_eq!(pipe.drain(), [UNTOUCHED; pipe::CAPACITY]);
+    assert_eq!(pipe.drain(), [], "nothing comes after it");
+
+    rig.mem.write_slice(&[0x44; pipe::CAPACITY], GuestAddress(DATA + 0x1000)).unwrap();
+    rig.start(state);
+    assert_eq!(rig.wait_used(), (3, 1));
+    assert_eq!(pipe.drain(), [0x44; pipe::CAPACITY]);
+}
+
+#[test]
+fn a_disk_that_is_dropped_takes_back_what_the_kernel_has() {
+    let (rig, pipe) = in_kernel(spec::T_IN);
+    let Rig { block, mem, .. } = rig;
+    drop(block);
+    mem.write_slice(&[0; 0x10000], GuestAddress(HEADER)).unwrap();
+    pipe.fill(&[0x22; pipe::CAPACITY]);
+    assert_eq!(pipe.drain(), [0x22; pipe::CAPACITY], "nobody reads it");
+    let mut after = vec![1; 0x10000];
+    mem.read_slice(&mut after, GuestAddress(HEADER)).unwrap();
+    assert!(after.iter().all(|byte| *byte == 0));
 }
 
 #[test]
 fn direct_io_takes_any_buffer_and_length() {
     for engine in ENGINES {
-        let Some((named, file)) = direct() else { return };
+        let Some((folder, file)) = direct() else { return };
+        let path = folder.path().join("image");
         let mut rig = Rig::on(file, BlockOptions { direct: true, ..options(engine) });
         rig.start(QueueState::default());
-        let mut expected = std::fs::read(named.path()).unwrap();
+        let mut expected = std::fs::read(&path).unwrap();
         for offset in [0, 1, 3, 0x1ff] {
             assert_eq!(rig.simple(spec::T_IN, 8, writable(DATA + offset, 4096)), (spec::S_OK, 4097));
             assert_eq!(rig.guest(DATA + offset, 4096), expected[8 * 512..16 * 512]);
@@ -260,7 +402,7 @@ fn direct_io_takes_any_buffer_and_length() {
             rig.mem.write_slice(&[offset as u8; 4096], GuestAddress(DATA + offset)).unwrap();
             assert_eq!(rig.simple(spec::T_OUT, 32, readable(DATA + offset, 4096)), (spec::S_OK, 1));
             expected[32 * 512..40 * 512].fill(offset as u8);
-            assert!(std::fs::read(named.path()).unwrap() == expected);
+            assert!(std::fs::read(&path).unwrap() == expected);
         }
         let whole = rig.simple(spec::T_IN, 0, writable(0x10_0001, SECTORS as u32 * 512));
         assert_eq!(whole, (spec::S_OK, SECTORS as u32 * 512 + 1));

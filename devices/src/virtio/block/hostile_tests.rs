@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a hostile guest does to a disk, through the registers and the rings, against both engines. After each attack the
+//! What a hostile guest does to a disk, through the registers and the rings, against both engines, behind both transports. After each attack the
 //! disk of another device works as if nothing had happened, a reset brings the device back, and the image holds what it
 //! held, in the length that it had.
 
@@ -9,24 +9,41 @@ use std::thread;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::machine::{HOLE, Machine, QUEUE_READY, QUEUE_SEL, QUEUE_SIZE, RAM_END, RINGS};
+use super::machine::{Bus, HOLE, Machine, QUEUE_READY, QUEUE_SEL, QUEUE_SIZE, RAM_END, RINGS};
 use super::rig::{DATA, ENGINES, HEADER, SECTORS, STATUS, UNTOUCHED, options};
-use super::spec;
+use super::{BlockOptions, EngineChoice, OnError, spec};
+use crate::sys::pipe::{self, Pipe};
 use crate::virtio::mock::{Buffer, INDIRECT, MockDriver, NEXT, WRITE, readable, writable};
 use crate::virtio::queue::QueueConfig;
 
-/// Runs every attack on a device of its own and on both engines. What it asks to be changed in the image, it names.
+/// Each transport, and a disk that goes around the page cache.
+const PLACES: [(Bus, bool); 3] = [(Bus::Mmio, false), (Bus::Pci, false), (Bus::Mmio, true)];
+
+fn machine((bus, direct): (Bus, bool), options: BlockOptions) -> Option<Machine> {
+    if direct { Machine::direct(bus, options) } else { Some(Machine::new(bus, options)) }
+}
+
+/// Runs every attack on a device of its own, on both engines in each place. What it asks to be changed in the image, it
+/// names.
 fn attack<T>(cases: &[(&str, T)], run: impl Fn(&Machine, &str, &T)) {
-    for engine in ENGINES {
-        let bystander = Machine::new(options(engine));
+    attack_with(options, cases, run);
+}
+
+fn attack_with<T>(
+    options: impl Fn(EngineChoice) -> BlockOptions,
+    cases: &[(&str, T)],
+    run: impl Fn(&Machine, &str, &T),
+) {
+    for (engine, place) in ENGINES.into_iter().flat_map(|engine| PLACES.map(|place| (engine, place))) {
+        let Some(bystander) = machine(place, options(engine)) else { continue };
         let mut neighbour = bystander.driver();
         for (name, case) in cases {
-            let machine = Machine::new(options(engine));
+            let Some(machine) = machine(place, options(engine)) else { continue };
             let before = machine.host();
             run(&machine, name, case);
             bystander.read_a_sector(&mut neighbour);
             machine.comes_back();
-            assert_eq!(machine.host(), before, "{name}");
+            assert_eq!(machine.host(), before, "{name}, {engine:?}, {place:?}");
         }
     }
 }
@@ -132,15 +149,29 @@ fn a_ring_that_lies_asks_for_a_reset_and_is_not_served() {
 }
 
 #[test]
-fn a_head_that_is_offered_twice_is_done_twice_or_refused() {
-    attack(&[("a flush, which takes the disk a while", ())], |machine, _, ()| {
-        let mut driver = machine.driver();
-        machine.header(spec::T_FLUSH, 0);
-        let head = driver.submit(&[header(), status()]);
+fn a_head_that_is_offered_again_while_it_is_in_flight_asks_for_a_reset() {
+    let held = |engine| BlockOptions { on_error: OnError::Stop, ..options(engine) };
+    attack_with(held, &[("at once", false), ("when the first is held", true)], |machine, name, waits| {
+        machine.set_full(true);
+        let mut driver = machine.waiting_driver();
+        machine.header(spec::T_OUT, 9);
+        let head = driver.submit(&[header(), readable(DATA, 512), status()]);
+        if *waits {
+            machine.driver_ok();
+            // The read behind it is served, so the write is held.
+            let other = [u64::from(spec::T_IN), 0];
+            machine.mem.write_obj(other, GuestAddress(HEADER + 16)).unwrap();
+            let read = [readable(HEADER + 16, 16), writable(DATA + 0x1000, 512), writable(STATUS + 1, 1)];
+            assert_eq!(machine.submit(&mut driver, &read), Some((3, 513)), "{name}");
+            assert_eq!(machine.held(), 1, "{name}");
+        }
         driver.offer(head);
-        // An engine that had done with the first when it saw the second has no reason to complain.
-        let served = std::iter::from_fn(|| machine.serve(&mut driver)).take(2).count();
-        assert!(served == 2 || machine.needs_reset());
+        if !waits {
+            machine.driver_ok();
+        }
+        assert_eq!(machine.serve(&mut driver), None, "{name}");
+        assert_eq!((driver.used_index(), machine.status_byte()), (u16::from(*waits), UNTOUCHED), "{name}");
+        machine.set_full(false);
     });
 }
 
@@ -168,7 +199,7 @@ fn chains_that_can_not_be_used_go_back_empty() {
         ("a descriptor beyond the table", |driver| driver.descriptor(0, HEADER, 16, NEXT, 16)),
         ("an address that wraps", |driver| driver.descriptor(0, u64::MAX - 7, 16, 0, 0)),
         ("a buffer across the hole", |driver| driver.descriptor(0, HOLE - 8, 16, 0, 0)),
-        ("4 GiB and more", |driver| {
+        ("4 GiB and more outside of RAM", |driver| {
             driver.descriptor(0, HEADER, u32::MAX, NEXT, 1);
             driver.descriptor(1, HEADER, u32::MAX, 0, 0);
         }),
@@ -185,6 +216,52 @@ fn chains_that_can_not_be_used_go_back_empty() {
         driver.offer(0);
         assert_eq!(machine.serve(&mut driver), Some((0, 0)), "{name}");
         assert_eq!(machine.status_byte(), UNTOUCHED, "{name}");
+    });
+}
+
+#[test]
+fn a_chain_of_4_gib_goes_back_empty_though_all_of_it_is_in_ram() {
+    const HIGH: u64 = 2 << 20;
+    // Sparse: nobody touches it.
+    let large = writable(HIGH, 0x3fff_fff0);
+    for (engine, bus) in ENGINES.into_iter().flat_map(|engine| [Bus::Mmio, Bus::Pci].map(|bus| (engine, bus))) {
+        let machine = Machine::with_high_ram(bus, options(engine), 1 << 30);
+        let before = machine.host();
+        let mut driver = machine.driver();
+        machine.header(spec::T_IN, 0);
+        // With sixteen bytes of the header and one of the status.
+        let chain = |rest| [header(), large, large, large, large, writable(HIGH, rest), status()];
+        assert_eq!(machine.submit(&mut driver, &chain(0x40 - 17 - 1)), Some((0, 1)));
+        assert_eq!(machine.status_byte(), spec::S_IOERR);
+        machine.mem.write_obj(UNTOUCHED, GuestAddress(STATUS)).unwrap();
+        assert_eq!(machine.submit(&mut driver, &chain(0x40 - 17)), Some((7, 0)));
+        assert_eq!(machine.status_byte(), UNTOUCHED);
+        machine.comes_back();
+        assert_eq!(machine.host(), before);
+    }
+}
+
+#[test]
+fn the_status_byte_is_the_last_one_that_may_be_written() {
+    let cases = [
+        // Name, length of what comes before the byte that looks like a status, of what comes behind it, status, written.
+        ("data that is one byte too long", (512, 1, spec::S_IOERR, 1)),
+        ("data that is much too long", (512, 100, spec::S_IOERR, 1)),
+        ("data that is right with it", (511, 1, spec::S_OK, 513)),
+        ("data that is right with it and more", (400, 112, spec::S_OK, 513)),
+        ("no data before it", (0, 512, spec::S_OK, 513)),
+    ];
+    attack(&cases, |machine, name, &(before, after, expected, written)| {
+        let mut driver = machine.driver();
+        machine.header(spec::T_IN, 6);
+        let buffers = [header(), writable(DATA, before), status(), writable(DATA + 0x1000, after)];
+        assert_eq!(machine.submit(&mut driver, &buffers), Some((0, written)), "{name}");
+        let behind = DATA + 0x1000 + u64::from(after);
+        assert_eq!(machine.mem.read_obj::<u8>(GuestAddress(behind - 1)).unwrap(), expected, "{name}");
+        // What looked like a status byte is data.
+        assert_eq!(machine.status_byte(), if expected == spec::S_OK { 7 } else { UNTOUCHED }, "{name}");
+        let next: u8 = machine.mem.read_obj(GuestAddress(behind)).unwrap();
+        assert_eq!(next, UNTOUCHED, "{name}");
     });
 }
 
@@ -303,8 +380,8 @@ fn two_vcpus_that_move_the_index_about_stop_their_own_device_at_most() {
 
 #[test]
 fn nothing_touches_memory_or_image_after_a_reset() {
-    for engine in ENGINES {
-        let machine = Machine::new(options(engine));
+    for (engine, place) in ENGINES.into_iter().flat_map(|engine| PLACES.map(|place| (engine, place))) {
+        let Some(machine) = machine(place, options(engine)) else { continue };
         for turn in 0..50u8 {
             let mut driver = machine.driver();
             // Reads, writes, a flush and zeros: all in the last eight sectors.
@@ -333,6 +410,45 @@ fn nothing_touches_memory_or_image_after_a_reset() {
             assert_eq!((host[0], host[(SECTORS as usize - 8) * 512 - 1]), (1, SECTORS as u8 - 8));
         }
         machine.comes_back();
+    }
+}
+
+#[test]
+fn a_reset_takes_back_what_the_kernel_has() {
+    for (bus, kind) in
+        [Bus::Mmio, Bus::Pci].into_iter().flat_map(|bus| [spec::T_IN, spec::T_OUT].map(|kind| (bus, kind)))
+    {
+        let machine = Machine::new(bus, BlockOptions { direct: true, ..options(EngineChoice::IoUring) });
+        let before = machine.host();
+        let pipe = Pipe::new();
+        let (end, len) = if kind == spec::T_IN { (&pipe.reader, 4097) } else { (&pipe.writer, 1) };
+        machine.replace_file(Some(end));
+        if kind == spec::T_IN {
+            pipe.fill(&[0x11; pipe::CAPACITY]);
+        }
+        let mut driver = machine.waiting_driver();
+        machine.header(kind, 0);
+        for at in [DATA, DATA + 0x1000] {
+            let data = if kind == spec::T_IN { writable(at, 4096) } else { readable(at, 4096) };
+            driver.submit(&[header(), data, status()]);
+        }
+        // The kernel gets both, and there is bytes or room for one.
+        machine.driver_ok();
+        assert_eq!(machine.serve(&mut driver), Some((0, len)), "{bus:?} {kind}");
+        machine.reset();
+        let ram = machine.ram();
+        if kind == spec::T_IN {
+            pipe.fill(&[0x22; pipe::CAPACITY]);
+            assert_eq!(pipe.drain(), [0x22; pipe::CAPACITY], "nobody reads it");
+        } else {
+            assert_eq!(pipe.drain(), [UNTOUCHED; pipe::CAPACITY]);
+            assert_eq!(pipe.drain(), [], "nobody writes to it");
+        }
+        assert!(machine.ram() == ram, "{bus:?} {kind}");
+        assert_eq!(driver.used_index(), 1);
+        machine.replace_file(None);
+        machine.comes_back();
+        assert_eq!(machine.host(), before);
     }
 }
 

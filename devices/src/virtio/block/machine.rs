@@ -1,20 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A disk behind virtio-mmio with a guest that can do anything, for the hostile tests.
+//! A disk behind virtio-mmio or virtio-pci with a guest that can do anything, for the hostile tests.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::rig::{DATA, HEADER, SECTORS, STATUS, UNTOUCHED, eventfd, image};
-use super::{Block, BlockOptions, spec};
+use super::rig::{DATA, HEADER, SECTORS, STATUS, UNTOUCHED, direct_sectors, eventfd, image};
+use super::{Block, BlockControl, BlockOptions, spec};
 use crate::GuestRam;
 use crate::bus::BusDevice;
+use crate::interrupt::MsiMessage;
+use crate::pci::mock::{MockMachine, MockVectors};
+use crate::sys::pipe;
 use crate::virtio::mock::{Buffer, MockDriver, readable, writable};
 use crate::virtio::queue::QueueConfig;
 use crate::virtio::transport::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::virtio::transport::pci::mock::{MockFunction, QUEUE_VECTOR};
+use crate::virtio::transport::pci::{self, PciTransport};
 
 /// RAM has a hole between 1 MiB and 2 MiB.
 pub(super) const HOLE: u64 = 1 << 20;
@@ -34,32 +42,102 @@ const DRIVER_OK: u32 = 15;
 /// INDIRECT_DESC.
 const ACCEPTED_LOW: u32 = 1 << 28;
 
+/// Which transport the disk is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bus {
+    Mmio,
+    Pci,
+}
+
+enum Transport {
+    Mmio { transport: MmioTransport, line: EventFd },
+    Pci { machine: MockMachine, function: MockFunction, vectors: Arc<MockVectors> },
+}
+
 pub(super) struct Machine {
-    transport: MmioTransport,
+    transport: Transport,
     pub(super) mem: GuestRam,
-    line: EventFd,
+    control: BlockControl,
+    /// The host's own look at the image.
     file: File,
+    _folder: Option<TempDir>,
 }
 
 impl Machine {
-    pub(super) fn new(options: BlockOptions) -> Self {
-        let file = image();
-        let part = 1 << 20;
-        let mem = GuestRam::from_ranges(&[(GuestAddress(0), part), (GuestAddress(2 << 20), part)]).unwrap();
-        let line = eventfd();
-        let block = Block::new("vda", file.try_clone().unwrap(), options).unwrap();
-        let transport = MmioTransport::new(Box::new(block), mem.clone(), Box::new(line.try_clone().unwrap())).unwrap();
-        Self { transport, mem, line, file }
+    pub(super) fn new(bus: Bus, options: BlockOptions) -> Self {
+        Self::with_high_ram(bus, options, 1 << 20)
     }
 
+    /// A machine with so many bytes of RAM behind the hole.
+    pub(super) fn with_high_ram(bus: Bus, options: BlockOptions, high: usize) -> Self {
+        let file = image();
+        Self::on(bus, options, high, file.try_clone().unwrap(), file, None)
+    }
+
+    /// A machine whose disk goes around the page cache, where the host has that.
+    pub(super) fn direct(bus: Bus, options: BlockOptions) -> Option<Self> {
+        let (folder, file) = direct_sectors()?;
+        let view = File::open(folder.path().join("image")).unwrap();
+        Some(Self::on(bus, BlockOptions { direct: true, ..options }, 1 << 20, file, view, Some(folder)))
+    }
+
+    fn on(bus: Bus, options: BlockOptions, high: usize, file: File, view: File, folder: Option<TempDir>) -> Self {
+        let mem = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20), (GuestAddress(2 << 20), high)]).unwrap();
+        let block = Block::new("vda", file, options).unwrap();
+        let control = block.control();
+        let transport = match bus {
+            Bus::Mmio => {
+                let line = eventfd();
+                let interrupt = Box::new(line.try_clone().unwrap());
+                let transport = MmioTransport::new(Box::new(block), mem.clone(), interrupt).unwrap();
+                Transport::Mmio { transport, line }
+            }
+            Bus::Pci => {
+                let machine = MockMachine::new();
+                let vectors = MockVectors::new(pci::vectors(&block).unwrap());
+                let doorbells = machine.doorbells.clone();
+                let transport = PciTransport::new(Box::new(block), mem.clone(), vectors.clone(), doorbells).unwrap();
+                let device = machine.pci.add(transport).unwrap();
+                let function = MockFunction::probe(&machine, device);
+                for vector in [0, QUEUE_VECTOR] {
+                    function.set_vector(&machine, vector, MsiMessage { address: 0xfee0_0000, data: 0x40 });
+                }
+                Transport::Pci { machine, function, vectors }
+            }
+        };
+        Self { transport, mem, control, file: view, _folder: folder }
+    }
+
+    /// Writes a register, which virtio-mmio's offset names.
     pub(super) fn write(&self, register: u64, value: u32) {
-        self.transport.write(register, &value.to_le_bytes());
+        let (machine, function) = match &self.transport {
+            Transport::Mmio { transport, .. } => return transport.write(register, &value.to_le_bytes()),
+            Transport::Pci { machine, function, .. } => (machine, function),
+        };
+        let (offset, width) = match register {
+            DEVICE_STATUS => (0x14, 1),
+            0x24 => (0x08, 4),
+            0x20 => (0x0c, 4),
+            QUEUE_SEL => (0x16, 2),
+            QUEUE_SIZE => (0x18, 2),
+            QUEUE_READY => (0x1c, 2),
+            QUEUE_DESC | 0x84 => (0x20 + register % 16, 4),
+            QUEUE_DRIVER | 0x94 => (0x28 + register % 16, 4),
+            QUEUE_DEVICE | 0xa4 => (0x30 + register % 16, 4),
+            _ => return,
+        };
+        function.set(machine, offset, &value.to_le_bytes()[..width]);
     }
 
     pub(super) fn status(&self) -> u32 {
-        let mut data = [0; 4];
-        self.transport.read(DEVICE_STATUS, &mut data);
-        u32::from_le_bytes(data)
+        match &self.transport {
+            Transport::Mmio { transport, .. } => {
+                let mut data = [0; 4];
+                transport.read(DEVICE_STATUS, &mut data);
+                u32::from_le_bytes(data)
+            }
+            Transport::Pci { machine, function, .. } => function.get::<1>(machine, 0x14) as u32,
+        }
     }
 
     pub(super) fn needs_reset(&self) -> bool {
@@ -67,11 +145,17 @@ impl Machine {
     }
 
     pub(super) fn ring(&self, queue: u32) {
-        self.write(QUEUE_NOTIFY, queue);
+        match &self.transport {
+            Transport::Mmio { .. } => self.write(QUEUE_NOTIFY, queue),
+            Transport::Pci { machine, function, .. } => function.notify(machine, queue as u16),
+        }
     }
 
     pub(super) fn wait_interrupt(&self) {
-        self.line.read().unwrap();
+        match &self.transport {
+            Transport::Mmio { line, .. } => line.read().unwrap(),
+            Transport::Pci { vectors, .. } => vectors.any.read().unwrap(),
+        };
     }
 
     pub(super) fn reset(&self) {
@@ -88,6 +172,10 @@ impl Machine {
             [(0x70, 1), (0x70, 3), (0x24, 0), (0x20, ACCEPTED_LOW), (0x24, 1), (0x20, 1), (0x70, 11)]
         {
             self.write(register, value);
+        }
+        if let Transport::Pci { machine, function, .. } = &self.transport {
+            function.set(machine, 0x10, &0u16.to_le_bytes());
+            function.set(machine, 0x1a, &QUEUE_VECTOR.to_le_bytes());
         }
     }
 
@@ -107,15 +195,35 @@ impl Machine {
         self.write(QUEUE_READY, 1);
     }
 
-    /// A driver that has set up everything well.
-    pub(super) fn driver(&self) -> MockDriver {
+    /// A driver that has set up everything well, and is about to let the device begin.
+    pub(super) fn waiting_driver(&self) -> MockDriver {
         self.negotiate();
         let driver = MockDriver::new(&self.mem, RINGS, 16);
         self.configure(driver.config);
-        self.driver_ok();
         self.mem.write_slice(&[UNTOUCHED; 0x2000], GuestAddress(DATA)).unwrap();
         self.mem.write_obj(UNTOUCHED, GuestAddress(STATUS)).unwrap();
         driver
+    }
+
+    /// A driver whose device has begun.
+    pub(super) fn driver(&self) -> MockDriver {
+        let driver = self.waiting_driver();
+        self.driver_ok();
+        driver
+    }
+
+    /// Whether the host pretends to have no room for what is written.
+    pub(super) fn set_full(&self, full: bool) {
+        self.control.0.backend.raw().unwrap().full.store(full, Ordering::Release);
+    }
+
+    /// Gives the disk another file than its image; `None`: the image.
+    pub(super) fn replace_file(&self, file: Option<&File>) {
+        pipe::replace(self.control.0.backend.raw().unwrap().file(), file.unwrap_or(&self.file));
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.control.held()
     }
 
     pub(super) fn header(&self, kind: u32, sector: u64) {

@@ -3,18 +3,25 @@
 //! A disk, its driver and its interrupts, for the tests of this directory.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::skip::{folder_on_disk, open_direct, skip};
 use super::{Block, BlockOptions, EngineChoice};
 use crate::GuestRam;
+use crate::sys::disk::direct_alignment;
 use crate::virtio::device::{QueueResources, VirtioDevice};
 use crate::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
 use crate::virtio::notifier::{DeviceInterrupt, Notifier};
 use crate::virtio::queue::{Queue, QueueState};
+
+#[path = "../../../tests/skip/mod.rs"]
+mod skip;
 
 pub(super) const ENGINES: [EngineChoice; 2] = [EngineChoice::Sync, EngineChoice::IoUring];
 
@@ -36,6 +43,27 @@ pub(super) fn image() -> File {
         file.write_all_at(&[sector as u8 + 1; 512], sector * 512).unwrap();
     }
     file
+}
+
+/// The image in a folder of its own, open for direct I/O; nothing, which is said, where the file system has none.
+pub(super) fn direct() -> Option<(TempDir, File)> {
+    let folder = folder_on_disk();
+    let path = folder.path().join("image");
+    let content: Vec<u8> = (0..SECTORS).flat_map(|sector| [sector as u8 + 1; 512]).collect();
+    std::fs::write(&path, content).unwrap();
+    let file = open_direct(&path)?;
+    file.sync_all().unwrap();
+    Some((folder, file))
+}
+
+/// The same, where direct I/O takes single sectors.
+pub(super) fn direct_sectors() -> Option<(TempDir, File)> {
+    let (folder, file) = direct()?;
+    if direct_alignment(&file).is_some_and(|alignment| alignment.offset > 512) {
+        skip("direct I/O takes no single sectors here");
+        return None;
+    }
+    Some((folder, file))
 }
 
 /// Interrupts that a test can wait for.
@@ -103,6 +131,15 @@ impl Rig {
     pub(super) fn write_header(&self, kind: u32, sector: u64) {
         let header = [u64::from(kind).to_le_bytes(), sector.to_le_bytes()].concat();
         self.mem.write_slice(&header, GuestAddress(HEADER)).unwrap();
+    }
+
+    /// Waits until the worker, which is about to sleep, has taken what the doorbell was rung for.
+    pub(super) fn wait_until_the_doorbell_is_taken(&self) {
+        let info = format!("/proc/self/fdinfo/{}", self.doorbell.as_raw_fd());
+        let taken = |line: &str| line.strip_prefix("eventfd-count:").is_some_and(|count| count.trim() == "0");
+        while !std::fs::read_to_string(&info).unwrap().lines().any(taken) {
+            std::thread::yield_now();
+        }
     }
 
     /// Waits for the next chain that comes back: its head, and how much was written.
