@@ -38,13 +38,8 @@ pub(super) enum Started {
 /// One queue's engine.
 pub(super) enum Engine {
     /// All is done at once, by this thread.
-<<<<<<< HEAD
     Sync { transfers: Vec<Transfer>, bounce: Option<AlignedBuffer>, doorbell: EventFd, _mem: GuestRam },
-    /// What would wait is done by the kernel.
-=======
-    Sync { transfers: Vec<Transfer>, doorbell: EventFd, _mem: GuestRam },
     /// What isn't done at once, by this thread, is done by the kernel.
->>>>>>> docs
     Ring(Box<Ring>),
 }
 
@@ -103,16 +98,12 @@ impl Engine {
         {
             return Started::Done(Err(io::Error::from_raw_os_error(libc::ENOSPC)));
         }
-<<<<<<< HEAD
         #[cfg(test)]
         if raw.is_some_and(|raw| raw.forgetful.load(std::sync::atomic::Ordering::Acquire)) && step == Step::Sync {
             return Started::Done(Err(io::Error::from_raw_os_error(libc::EIO)));
         }
-        // What needs no wait is done here, whatever the engine.
-=======
         // What the page cache has is read here, and what it is to take is written here, whatever the engine. Only such a
         // write may wait.
->>>>>>> docs
         match (step, raw) {
             (Step::Read { offset }, Some(raw)) => {
                 if let Some(result) = raw.read_cached(transfer, offset) {

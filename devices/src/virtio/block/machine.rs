@@ -214,12 +214,12 @@ impl Machine {
 
     /// Whether the host pretends to have no room for what is written.
     pub(super) fn set_full(&self, full: bool) {
-        self.control.0.backend.raw().unwrap().full.store(full, Ordering::Release);
+        self.control.0.upgrade().unwrap().backend.raw().unwrap().full.store(full, Ordering::Release);
     }
 
     /// Gives the disk another file than its image; `None`: the image.
     pub(super) fn replace_file(&self, file: Option<&File>) {
-        pipe::replace(self.control.0.backend.raw().unwrap().file(), file.unwrap_or(&self.file));
+        pipe::replace(self.control.0.upgrade().unwrap().backend.raw().unwrap().file(), file.unwrap_or(&self.file));
     }
 
     pub(super) fn held(&self) -> usize {

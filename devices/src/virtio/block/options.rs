@@ -20,7 +20,8 @@ pub struct BlockOptions {
     pub engine: EngineChoice,
     /// What the file holds.
     pub format: ImageFormat,
-    /// The files that a qcow2 image may be based on, or folders which they are directly in. No others are opened, whatever its header names.
+    /// The files that a qcow2 image may be based on, or folders which they are directly in. No others are opened, whatever its
+    /// header names.
     pub permitted: Vec<PathBuf>,
     /// The file is open with `O_DIRECT`.
     pub direct: bool,
