@@ -28,6 +28,9 @@ pub mod pci;
 pub mod power;
 pub mod rtc;
 pub mod serial;
+#[cfg(test)]
+#[path = "../tests/skip/mod.rs"]
+mod skip;
 mod sys;
 pub mod throttle;
 pub mod token_bucket;

@@ -6,6 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::super::pipe::Pipe;
 use super::*;
+use crate::skip::{folder_on_disk, open_direct};
 use crate::virtio::chain::Segment;
 
 const SLOTS: u16 = 8;
@@ -78,6 +79,39 @@ fn a_ring_that_ends_has_nothing_in_the_kernel_any_more() {
         // Whatever came, came before.
         mem.write_slice(&[0; 0x80000], GuestAddress(0)).unwrap();
         let mut after = vec![1; 0x80000];
+        mem.read_slice(&mut after, GuestAddress(0)).unwrap();
+        assert!(after.iter().all(|byte| *byte == 0));
+    }
+}
+
+#[test]
+fn a_ring_that_ends_waits_for_what_the_disk_is_at() {
+    const LEN: u32 = 0x8_0000;
+    let folder = folder_on_disk();
+    let path = folder.path().join("image");
+    std::fs::write(&path, vec![7; LEN as usize]).unwrap();
+    let Some(file) = open_direct(&path) else { return };
+    file.sync_all().unwrap();
+    let (mem, elsewhere) = (ram(), ram());
+    for _ in 0..20 {
+        let (mut ring, _doorbell) = self::ring(&mem);
+        for slot in 0..SLOTS {
+            load(&mut ring, slot, &mem, u64::from(slot) * u64::from(LEN), LEN);
+            ring.start(slot, READ, &file).unwrap();
+        }
+        ring.submit().unwrap();
+        drop(ring);
+        mem.write_slice(&[0; 4 << 20], GuestAddress(0)).unwrap();
+        // What the disk still had would come before this.
+        let (mut ring, _doorbell) = self::ring(&elsewhere);
+        for slot in 0..SLOTS {
+            load(&mut ring, slot, &elsewhere, u64::from(slot) * u64::from(LEN), LEN);
+            ring.start(slot, READ, &file).unwrap();
+        }
+        for _ in 0..SLOTS {
+            assert_eq!(next(&mut ring).result.unwrap(), LEN);
+        }
+        let mut after = vec![1; 4 << 20];
         mem.read_slice(&mut after, GuestAddress(0)).unwrap();
         assert!(after.iter().all(|byte| *byte == 0));
     }

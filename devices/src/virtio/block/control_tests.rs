@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::rig::{DATA, ENGINES, HEADER, Rig, SECTORS, STATUS, UNTOUCHED, direct, direct_sectors, eventfd, options};
+use super::rig::{
+    DATA, ENGINES, HEADER, Rig, SECTORS, STATUS, UNTOUCHED, direct, direct_sectors, direct_with, eventfd, options,
+};
 use super::{Block, BlockError, BlockOptions, EngineChoice, OnError, spec};
 use crate::sys::pipe::{self, Pipe};
 use crate::token_bucket::{Rate, RateLimiter};
@@ -368,6 +370,42 @@ fn a_stop_takes_a_write_back_from_the_kernel_and_the_next_start_does_it() {
     rig.start(state);
     assert_eq!(rig.wait_used(), (3, 1));
     assert_eq!(pipe.drain(), [0x44; pipe::CAPACITY]);
+}
+
+#[test]
+fn a_stop_waits_for_what_the_disk_is_at() {
+    const READS: u64 = 4;
+    const LEN: u64 = 0xc_0000;
+    const AT: u64 = 0x10_0000;
+    let Some((_folder, file)) = direct_with(vec![0x55; (READS * LEN) as usize]) else { return };
+    let options = BlockOptions { direct: true, ..options(EngineChoice::IoUring) };
+    let mut other = Rig::on(file.try_clone().unwrap(), options.clone());
+    other.start(QueueState::default());
+    for _ in 0..20 {
+        let mut rig = Rig::on(file.try_clone().unwrap(), options.clone());
+        rig.write_header(spec::T_IN, 0);
+        rig.driver.submit(&[readable(HEADER, 16), writable(DATA, 4096), writable(STATUS, 1)]);
+        for index in 0..READS {
+            let data = writable(AT + index * LEN, LEN as u32);
+            rig.driver.submit(&[readable(HEADER, 16), data, writable(STATUS, 1)]);
+        }
+        rig.start(QueueState::default());
+        // The disk may well be done with a large one first.
+        let mut written = vec![rig.wait_used().1];
+        let state = rig.block.stop_queue(0).unwrap();
+        let used = rig.driver.used_index();
+        assert_eq!((state.next_avail, state.next_used), (1 + READS as u16, used));
+        rig.mem.write_slice(&[0; (READS * LEN) as usize], GuestAddress(AT)).unwrap();
+        // What the disk still had would come before this.
+        let whole = other.simple(spec::T_IN, 0, writable(AT, (READS * LEN) as u32));
+        assert_eq!(whole, (spec::S_OK, (READS * LEN) as u32 + 1));
+        assert!(rig.guest(AT, (READS * LEN) as usize).iter().all(|byte| *byte == 0));
+        assert_eq!(rig.driver.used_index(), used);
+        rig.start(state);
+        written.extend((0..READS).map(|_| rig.wait_used().1));
+        written.sort_unstable();
+        assert_eq!((written[0], &written[1..]), (4097, &[LEN as u32 + 1; READS as usize][..]));
+    }
 }
 
 #[test]

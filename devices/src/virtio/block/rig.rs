@@ -11,17 +11,14 @@ use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use self::skip::{folder_on_disk, open_direct, skip};
 use super::{Block, BlockOptions, EngineChoice};
 use crate::GuestRam;
+use crate::skip::{folder_on_disk, open_direct, skip};
 use crate::sys::disk::direct_alignment;
 use crate::virtio::device::{QueueResources, VirtioDevice};
 use crate::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
 use crate::virtio::notifier::{DeviceInterrupt, Notifier};
 use crate::virtio::queue::{Queue, QueueState};
-
-#[path = "../../../tests/skip/mod.rs"]
-mod skip;
 
 pub(super) const ENGINES: [EngineChoice; 2] = [EngineChoice::Sync, EngineChoice::IoUring];
 
@@ -47,16 +44,20 @@ pub(super) fn image() -> File {
 
 /// The image in a folder of its own, open for direct I/O; nothing, which is said, where the file system has none.
 pub(super) fn direct() -> Option<(TempDir, File)> {
+    direct_with((0..SECTORS).flat_map(|sector| [sector as u8 + 1; 512]).collect())
+}
+
+/// The same with other content.
+pub(super) fn direct_with(content: Vec<u8>) -> Option<(TempDir, File)> {
     let folder = folder_on_disk();
     let path = folder.path().join("image");
-    let content: Vec<u8> = (0..SECTORS).flat_map(|sector| [sector as u8 + 1; 512]).collect();
     std::fs::write(&path, content).unwrap();
     let file = open_direct(&path)?;
     file.sync_all().unwrap();
     Some((folder, file))
 }
 
-/// The same, where direct I/O takes single sectors.
+/// The image, where direct I/O takes single sectors.
 pub(super) fn direct_sectors() -> Option<(TempDir, File)> {
     let (folder, file) = direct()?;
     if direct_alignment(&file).is_some_and(|alignment| alignment.offset > 512) {
