@@ -241,6 +241,22 @@ fn data_in_another_file_is_read_and_never_written() {
 }
 
 #[test]
+fn what_is_no_qcow2_image_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for content in [&[][..], b"QFI", &[0; 1 << 20]] {
+        fs::write(folder.join("image"), content).unwrap();
+        let error = block(folder, "image", false, &[]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "it can't be used as a qcow2 image: it doesn't begin as one: is it a raw image?",
+            "{} bytes",
+            content.len()
+        );
+    }
+}
+
+#[test]
 fn an_encrypted_image_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -20,6 +20,8 @@ use imago::{FormatAccess, StorageOpenOptions};
 
 use crate::sys::transfer::{Direction, Transfer};
 
+/// "QFI" and 0xfb.
+const MAGIC: u32 = 0x5146_49fb;
 /// The most images of a chain, the disk's own one included.
 const MAX_DEPTH: usize = 16;
 /// The most bytes of a refcount table, as QEMU has it.
@@ -69,7 +71,11 @@ fn be64(bytes: &[u8], at: usize) -> u64 {
 /// docs/interop/qcow2.rst, "Header" and "Host cluster management").
 fn check_header(file: &fs::File, writable: bool) -> io::Result<()> {
     let mut header = [0; 60];
-    file.read_exact_at(&mut header, 0)?;
+    // A shorter file is none either, and its zeros say so.
+    let _ = file.read_at(&mut header, 0)?;
+    if be32(&header, 0) != MAGIC {
+        return Err(invalid("it doesn't begin as one: is it a raw image?"));
+    }
     if be32(&header, 32) != 0 {
         return Err(invalid("it is encrypted"));
     }
