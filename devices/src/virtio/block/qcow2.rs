@@ -85,7 +85,7 @@ fn check_header(file: &fs::File, writable: bool) -> io::Result<()> {
     let damaged = |what: &str| invalid(&format!("its refcounts are damaged: {what}"));
     let (cluster_bits, table, clusters) = (be32(&header, 20), be64(&header, 48), be32(&header, 56));
     let cluster = 1u64.checked_shl(cluster_bits).filter(|_| (9..=21).contains(&cluster_bits));
-    let cluster = cluster.ok_or_else(|| damaged("the cluster size is none"))?;
+    let cluster = cluster.ok_or_else(|| invalid("its header is damaged: clusters have 512 bytes to 2 MiB"))?;
     let end = file.metadata()?.len();
     let len = u64::from(clusters).saturating_mul(cluster);
     let is_placed = table.is_multiple_of(cluster) && table.checked_add(len).is_some_and(|last| last <= end);

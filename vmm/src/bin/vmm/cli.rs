@@ -46,20 +46,24 @@ pub(crate) struct DoctorArguments {
 #[command(after_help = "Disk keys:
   path=FILE                     an image, or a block device
   readonly=on|off               the guest may only read it (off)
-  format=raw|qcow2              what the image's bytes mean; never guessed (raw)
-  backing=on|off|PATH           what a qcow2 image may have behind it, only to be read: files directly in
-                                its own folder, or PATH: a file, or files directly in a folder (off)
-  engine=io_uring|sync          how the host does the I/O (io_uring where the host has it)
+  format=raw|qcow2              what the image's bytes mean (raw)
+  backing=on|off|PATH           files that may lie behind a qcow2 image: those
+                                in its own folder, a file, or those in a folder;
+                                they are only read (off)
+  engine=io_uring|sync          how the host does the I/O (what the host has)
   direct=on|off                 leave out the host's page cache (off)
-  queues=N                      queues, with a thread each (one for each vCPU)
-  queue-size=N                  descriptors of a queue: a power of two from 4 to 1024 (256)
+  queues=N                      queues, a thread each (one for each vCPU)
+  queue-size=N                  descriptors of a queue: 4, 8, … 1024 (256)
   serial=STR                    serial number, at most 20 characters
-  cache=writeback|writethrough  writes are durable when the guest flushes, or at once (writeback)
-  discard=on|off                the guest can give space back to the host (on)
-  bw=BYTES[,BURST]              bytes a second, and how many at once after a pause; K, M and G work
-  ops=N[,BURST]                 requests a second, and how many at once after a pause
+  cache=writeback|writethrough  writes are durable at a flush, or at once
+                                (writeback)
+  discard=on|off                the guest can give space back (on)
+  bw=BYTES[,BURST]              bytes a second, and how many at once after a
+                                pause; K, M and G may follow
+  ops=N[,BURST]                 requests a second, and how many at once
   group=NAME                    disks of one group share one bw and ops
-  on-error=report|stop          when the host has no space left, the request fails, or waits (report)
+  on-error=report|stop          a request that finds no space on the host
+                                fails, or waits (report)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
 Keys, with --serial stdio while standard input is a terminal:
