@@ -6,15 +6,15 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use devices::virtio::block::{Block, BlockOptions, EngineChoice};
-use devices::virtio::mock::{MockDriver, ram, readable, writable};
-use devices::virtio::queue::{Queue, QueueState};
-use devices::virtio::{DeviceInterrupt, Notifier, QueueResources, VirtioDevice};
+use devices::virtio::mock::{readable, writable};
+use running::Running;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::EventFd;
+
+#[path = "running/mod.rs"]
+mod running;
 
 #[path = "skip/mod.rs"]
 mod skip;
@@ -40,42 +40,21 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-#[derive(Debug)]
-struct Interrupt(EventFd);
-
-impl DeviceInterrupt for Interrupt {
-    fn queue(&self, _: u16) {
-        self.0.write(1).unwrap();
-    }
-    fn config(&self) {}
-}
-
 const BATCH: u64 = 5;
 const HEADERS: u64 = 0x4000;
 const STATUS: u64 = 0x5000;
 const DATA: u64 = 0x1_0000;
 
-struct Rig {
-    _block: Block,
-    driver: MockDriver,
-    doorbell: EventFd,
-    interrupt: Arc<Interrupt>,
-}
+struct Rig(Running);
 
 impl Rig {
     fn new(file: File, engine: EngineChoice, direct: bool) -> Self {
         file.set_len(1 << 20).unwrap();
-        let mem = ram(1 << 20);
-        let driver = MockDriver::new(&mem, 0x1000, 16);
-        let (doorbell, interrupt) = (EventFd::new(0).unwrap(), Arc::new(Interrupt(EventFd::new(0).unwrap())));
         let mut options = BlockOptions::default();
         (options.engine, options.direct) = (engine, direct);
-        let mut block = Block::new("vda", file, options).unwrap();
-        let queue = Queue::new(driver.config, 256, 0, QueueState::default(), mem).unwrap();
-        let notifier = Arc::new(Notifier::new(interrupt.clone()));
-        let resources = QueueResources { queue, doorbell: doorbell.try_clone().unwrap(), notifier };
-        block.start_queue(0, resources, block.features()).unwrap();
-        Self { _block: block, driver, doorbell, interrupt }
+        let running = Running::new(Block::new("vda", file, options).unwrap(), 1 << 20);
+        assert_eq!(running.capacity(), 2048);
+        Self(running)
     }
 
     /// A read, a write, a flush, discarding, and a request that there isn't; `at` is where their data is.
@@ -84,24 +63,17 @@ impl Rig {
             let slot = slot as u64;
             let (header, status) = (HEADERS + 16 * slot, STATUS + slot);
             // Sector 8, also where it is the range that is discarded.
-            self.driver.mem.write_obj([kind, 8], GuestAddress(header)).unwrap();
-            self.driver.mem.write_obj([8u64, 8], GuestAddress(at + 0x2000)).unwrap();
+            self.0.driver.mem.write_obj([kind, 8], GuestAddress(header)).unwrap();
+            self.0.driver.mem.write_obj([8u64, 8], GuestAddress(at + 0x2000)).unwrap();
             let data = match kind {
                 0 => writable(at, 4096),
                 11 => readable(at + 0x2000, 16),
                 _ => readable(at + 0x1000, 4096),
             };
-            self.driver.submit(&[readable(header, 16), data, writable(status, 1)]);
+            self.0.driver.submit(&[readable(header, 16), data, writable(status, 1)]);
         }
-        self.doorbell.write(1).unwrap();
-        let mut done = 0;
-        while done < BATCH {
-            match self.driver.take_used() {
-                Some(_) => done += 1,
-                None => drop(self.interrupt.0.read().unwrap()),
-            }
-        }
-        let statuses: [u8; 5] = self.driver.mem.read_obj(GuestAddress(STATUS)).unwrap();
+        self.0.ring(BATCH);
+        let statuses: [u8; 5] = self.0.driver.mem.read_obj(GuestAddress(STATUS)).unwrap();
         assert_eq!(statuses, [0, 0, 0, 0, 2]);
     }
 }

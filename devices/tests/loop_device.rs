@@ -6,14 +6,14 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
 use devices::virtio::block::{Block, BlockOptions, EngineChoice};
-use devices::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
-use devices::virtio::queue::{Queue, QueueState};
-use devices::virtio::{DeviceInterrupt, Notifier, QueueResources, VirtioDevice};
+use devices::virtio::mock::{Buffer, readable, writable};
+use running::Running;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::EventFd;
+
+#[path = "running/mod.rs"]
+mod running;
 
 #[path = "skip/mod.rs"]
 #[expect(dead_code, reason = "a loop device has direct I/O if anything has")]
@@ -30,16 +30,6 @@ const T_OUT: u32 = 1;
 const T_FLUSH: u32 = 4;
 const T_DISCARD: u32 = 11;
 const T_WRITE_ZEROES: u32 = 13;
-
-#[derive(Debug)]
-struct Interrupt(EventFd);
-
-impl DeviceInterrupt for Interrupt {
-    fn queue(&self, _: u16) {
-        self.0.write(1).unwrap();
-    }
-    fn config(&self) {}
-}
 
 /// A loop device, which lets its file go in the end.
 struct Loop(String);
@@ -73,58 +63,37 @@ impl Drop for Loop {
     }
 }
 
-struct Rig {
-    block: Block,
-    driver: MockDriver,
-    doorbell: EventFd,
-    interrupt: Arc<Interrupt>,
-}
+struct Rig(Running);
 
 impl Rig {
     fn new(file: File, engine: EngineChoice, direct: bool) -> Self {
-        let mem = ram(4 << 20);
-        let driver = MockDriver::new(&mem, 0x1000, 16);
-        let (doorbell, interrupt) = (EventFd::new(0).unwrap(), Arc::new(Interrupt(EventFd::new(0).unwrap())));
         let mut options = BlockOptions::default();
         (options.engine, options.direct) = (engine, direct);
-        let mut block = Block::new("vda", file, options).unwrap();
-        let queue = Queue::new(driver.config, 256, 0, QueueState::default(), mem).unwrap();
-        let notifier = Arc::new(Notifier::new(interrupt.clone()));
-        let resources = QueueResources { queue, doorbell: doorbell.try_clone().unwrap(), notifier };
-        block.start_queue(0, resources, block.features()).unwrap();
-        Self { block, driver, doorbell, interrupt }
+        Self(Running::new(Block::new("vda", file, options).unwrap(), 4 << 20))
     }
 
     /// The status of a request.
     fn request(&mut self, kind: u32, sector: u64, data: Buffer) -> u8 {
-        self.driver.mem.write_obj([u64::from(kind), sector], GuestAddress(HEADER)).unwrap();
-        self.driver.mem.write_obj(0xeeu8, GuestAddress(STATUS)).unwrap();
-        self.driver.submit(&[readable(HEADER, 16), data, writable(STATUS, 1)]);
-        self.doorbell.write(1).unwrap();
-        while self.driver.take_used().is_none() {
-            self.interrupt.0.read().unwrap();
-        }
-        self.driver.mem.read_obj(GuestAddress(STATUS)).unwrap()
+        let driver = &mut self.0.driver;
+        driver.mem.write_obj([u64::from(kind), sector], GuestAddress(HEADER)).unwrap();
+        driver.mem.write_obj(0xeeu8, GuestAddress(STATUS)).unwrap();
+        driver.submit(&[readable(HEADER, 16), data, writable(STATUS, 1)]);
+        self.0.ring(1);
+        self.0.driver.mem.read_obj(GuestAddress(STATUS)).unwrap()
     }
 
     /// The status of a request for so many sectors.
     fn range(&mut self, kind: u32, sector: u64, sectors: u32, flags: u32) -> u8 {
         let rest = u64::from(flags) << 32 | u64::from(sectors);
-        self.driver.mem.write_obj([sector, rest], GuestAddress(DATA)).unwrap();
+        self.0.driver.mem.write_obj([sector, rest], GuestAddress(DATA)).unwrap();
         self.request(kind, 0, readable(DATA, 16))
     }
 
     fn read_all(&mut self) -> Vec<u8> {
         assert_eq!(self.request(T_IN, 0, writable(DATA, SIZE as u32)), 0);
         let mut bytes = vec![0; SIZE];
-        self.driver.mem.read_slice(&mut bytes, GuestAddress(DATA)).unwrap();
+        self.0.driver.mem.read_slice(&mut bytes, GuestAddress(DATA)).unwrap();
         bytes
-    }
-
-    fn capacity(&self) -> u64 {
-        let mut capacity = [0; 8];
-        self.block.read_config(0, &mut capacity);
-        u64::from_le_bytes(capacity)
     }
 }
 
@@ -143,10 +112,10 @@ fn a_block_device_is_read_written_discarded_and_made_zero_like_a_file() {
             assert!(fs::metadata(&device.0).unwrap().file_type().is_block_device());
             let mut rig = Rig::new(device.open(direct), engine, direct);
             let what = format!("{engine:?}, direct {direct}");
-            assert_eq!(rig.capacity(), SECTORS, "{what}");
+            assert_eq!(rig.0.capacity(), SECTORS, "{what}");
             assert!(rig.read_all() == expected, "{what}");
 
-            rig.driver.mem.write_slice(&[0x77; 0x2000], GuestAddress(DATA + 1)).unwrap();
+            rig.0.driver.mem.write_slice(&[0x77; 0x2000], GuestAddress(DATA + 1)).unwrap();
             assert_eq!(rig.request(T_OUT, 64, readable(DATA + 1, 0x2000)), 0, "{what}");
             expected[64 * 512..80 * 512].fill(0x77);
             for (kind, sector, flags) in [(T_DISCARD, 8, 0), (T_WRITE_ZEROES, 128, 0), (T_WRITE_ZEROES, 256, 1)] {

@@ -6,14 +6,14 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
 
 use devices::virtio::block::{Block, BlockError, BlockOptions, ImageFormat};
-use devices::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
-use devices::virtio::queue::{Queue, QueueState};
-use devices::virtio::{DeviceInterrupt, Notifier, QueueResources, VirtioDevice};
+use devices::virtio::mock::{Buffer, readable, writable};
+use running::Running;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::EventFd;
+
+#[path = "running/mod.rs"]
+mod running;
 
 const SIZE: usize = 4 << 20;
 /// Bytes of a request: no multiple of a cluster's, and across the borders of some.
@@ -26,69 +26,37 @@ const READ: u32 = 0;
 const WRITE: u32 = 1;
 const FLUSH: u32 = 4;
 
-#[derive(Debug)]
-struct Interrupt(EventFd);
-
-impl DeviceInterrupt for Interrupt {
-    fn queue(&self, _: u16) {
-        self.0.write(1).unwrap();
-    }
-    fn config(&self) {}
-}
-
-struct Disk {
-    _block: Block,
-    driver: MockDriver,
-    doorbell: EventFd,
-    interrupt: Arc<Interrupt>,
-}
+struct Disk(Running);
 
 impl Disk {
     fn new(block: Block) -> Self {
-        let mut block = block;
-        let mem = ram(1 << 20);
-        let driver = MockDriver::new(&mem, 0x1000, 16);
-        let (doorbell, interrupt) = (EventFd::new(0).unwrap(), Arc::new(Interrupt(EventFd::new(0).unwrap())));
-        let queue = Queue::new(driver.config, 256, 0, QueueState::default(), mem).unwrap();
-        let notifier = Arc::new(Notifier::new(interrupt.clone()));
-        let resources = QueueResources { queue, doorbell: doorbell.try_clone().unwrap(), notifier };
-        block.start_queue(0, resources, block.features()).unwrap();
-        Self { _block: block, driver, doorbell, interrupt }
-    }
-
-    fn capacity(&self) -> usize {
-        let mut sectors = [0; 8];
-        self._block.read_config(0, &mut sectors);
-        u64::from_le_bytes(sectors) as usize * 512
+        Self(Running::new(block, 1 << 20))
     }
 
     fn request(&mut self, kind: u32, offset: usize, data: &[Buffer]) -> u8 {
         let header = [u64::from(kind), offset as u64 / 512];
-        self.driver.mem.write_obj(header, GuestAddress(HEADER)).unwrap();
+        self.0.driver.mem.write_obj(header, GuestAddress(HEADER)).unwrap();
         let mut buffers = vec![readable(HEADER, 16)];
         buffers.extend(data);
         buffers.push(writable(STATUS, 1));
-        self.driver.submit(&buffers);
-        self.doorbell.write(1).unwrap();
-        while self.driver.take_used().is_none() {
-            self.interrupt.0.read().unwrap();
-        }
-        self.driver.mem.read_obj(GuestAddress(STATUS)).unwrap()
+        self.0.driver.submit(&buffers);
+        self.0.ring(1);
+        self.0.driver.mem.read_obj(GuestAddress(STATUS)).unwrap()
     }
 
     fn content(&mut self) -> Vec<u8> {
-        let mut content = vec![0; self.capacity()];
+        let mut content = vec![0; self.0.capacity() as usize * 512];
         for (index, piece) in content.chunks_mut(PIECE).enumerate() {
             let len = piece.len() as u32;
             assert_eq!(self.request(READ, index * PIECE, &[writable(DATA, len)]), 0);
-            self.driver.mem.read_slice(piece, GuestAddress(DATA)).unwrap();
+            self.0.driver.mem.read_slice(piece, GuestAddress(DATA)).unwrap();
         }
         content
     }
 
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         for (index, piece) in bytes.chunks(PIECE).enumerate() {
-            self.driver.mem.write_slice(piece, GuestAddress(DATA)).unwrap();
+            self.0.driver.mem.write_slice(piece, GuestAddress(DATA)).unwrap();
             assert_eq!(self.request(WRITE, offset + index * PIECE, &[readable(DATA, piece.len() as u32)]), 0);
         }
     }
