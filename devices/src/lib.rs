@@ -26,6 +26,7 @@ pub mod i8042;
 pub mod interrupt;
 pub mod pci;
 pub mod power;
+mod ram;
 pub mod rtc;
 pub mod serial;
 #[cfg(test)]
@@ -36,5 +37,4 @@ pub mod throttle;
 pub mod token_bucket;
 pub mod virtio;
 
-/// Guest RAM as all devices see it.
-pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
+pub use ram::GuestRam;

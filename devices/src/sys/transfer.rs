@@ -10,7 +10,7 @@ use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
 use super::aligned::AlignedBuffer;
 use super::disk::Alignment;
-use crate::GuestRam;
+use crate::ram::{self, GuestRam};
 use crate::virtio::chain::Segment;
 
 /// Which way data goes.
@@ -77,7 +77,7 @@ impl Transfer {
         for segment in segments {
             let count = usize::try_from(segment.len).map_err(io::Error::other)?;
             // Most segments lie in one region, which is quickly found.
-            if let Ok(slice) = mem.get_slice(segment.address, count) {
+            if let Some(slice) = ram::slice(mem, segment.address, count) {
                 self.push(&slice);
                 continue;
             }

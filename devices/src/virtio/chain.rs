@@ -6,13 +6,10 @@
 //! comes out is a list of ranges that lie in RAM, the readable ones first, whose lengths add up to less than 4 GiB.
 
 use thiserror::Error;
-use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Address, ByteValued, Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
 
-use crate::GuestRam;
-
-/// Bytes of a descriptor (virtio 1.3 §2.7.5).
-const DESCRIPTOR_SIZE: u64 = 16;
+use super::split::{Descriptor, DescriptorTable};
+use crate::ram::{self, GuestRam};
 
 /// A part of a chain: a range of RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,25 +83,6 @@ pub enum ChainError {
     },
 }
 
-/// Where descriptors are read from.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct DescriptorTable {
-    pub(super) address: GuestAddress,
-    pub(super) len: u16,
-}
-
-impl DescriptorTable {
-    fn read(&self, mem: &GuestRam, index: u16) -> Result<Descriptor, ChainError> {
-        if index >= self.len {
-            return Err(ChainError::BadIndex { index, len: self.len });
-        }
-        let not_in_ram = || ChainError::NotInRam { address: self.address.raw_value(), len: 16 };
-        let offset = u64::from(index).saturating_mul(DESCRIPTOR_SIZE);
-        let address = self.address.checked_add(offset).ok_or_else(not_in_ram)?;
-        read_obj(mem, address).ok_or_else(not_in_ram)
-    }
-}
-
 /// The parts of one chain. Reused from chain to chain, so that taking one allocates nothing.
 #[derive(Debug, Default)]
 pub struct Chain {
@@ -139,31 +117,35 @@ impl Chain {
         len(self.writable())
     }
 
-    /// Takes the first `header.len()` readable bytes, however many descriptors they are spread over (virtio 1.3
-    /// §2.7.4): copies them out and leaves the rest readable. `false`, and nothing taken, when there are fewer or they
+    /// Takes the first readable bytes, as many as a `T` has, however many descriptors they are spread over (virtio 1.3
+    /// §2.7.4): copies them out and leaves the rest readable. `None`, and nothing taken, when there are fewer or they
     /// can't be read.
-    pub fn take_header(&mut self, mem: &GuestRam, header: &mut [u8]) -> bool {
-        if usize::try_from(self.readable_len()).is_ok_and(|len| len < header.len()) {
-            return false;
+    pub fn take_header<T: ByteValued>(&mut self, mem: &GuestRam) -> Option<T> {
+        let size = size_of::<T>();
+        // Most drivers give the header a descriptor of its own.
+        if let Some(first) = self.segments.get_mut(..self.readable)?.first_mut()
+            && usize::try_from(first.len).is_ok_and(|len| len >= size)
+            && let Some(slice) = ram::slice(mem, first.address, size)
+        {
+            first.skip(size);
+            return Some(slice.get_ref(0).ok()?.load());
         }
-        let mut rest = header;
+        if usize::try_from(self.readable_len()).is_ok_and(|len| len < size) {
+            return None;
+        }
+        let mut header = T::zeroed();
+        let mut rest = header.as_mut_slice();
         for segment in self.segments.iter_mut().take(self.readable) {
             let take = usize::try_from(segment.len).unwrap_or(usize::MAX).min(rest.len());
-            let Some((now, later)) = std::mem::take(&mut rest).split_at_mut_checked(take) else { return false };
-            let read = match mem.get_slice(segment.address, take) {
-                Ok(slice) => slice.read_slice(now, 0).is_ok(),
-                Err(_) => mem.read_slice(now, segment.address).is_ok(),
-            };
-            if !read {
-                return false;
-            }
+            let (now, later) = std::mem::take(&mut rest).split_at_mut_checked(take)?;
+            mem.read_slice(now, segment.address).ok()?;
             segment.skip(take);
             rest = later;
             if rest.is_empty() {
                 break;
             }
         }
-        true
+        Some(header)
     }
 
     /// Takes the last writable byte, where many devices report the outcome, and leaves the rest writable.
@@ -178,7 +160,7 @@ impl Chain {
     pub(super) fn read(
         &mut self,
         mem: &GuestRam,
-        table: DescriptorTable,
+        table: DescriptorTable<'_>,
         head: u16,
         indirect: bool,
     ) -> Result<(), ChainError> {
@@ -192,37 +174,43 @@ impl Chain {
         result
     }
 
-    fn walk(&mut self, mem: &GuestRam, queue: DescriptorTable, head: u16, indirect: bool) -> Result<(), ChainError> {
+    fn walk<'a>(
+        &mut self,
+        mem: &'a GuestRam,
+        queue: DescriptorTable<'a>,
+        head: u16,
+        indirect: bool,
+    ) -> Result<(), ChainError> {
         let limit = queue.len;
         let (mut table, mut index, mut in_indirect) = (queue, head, false);
         let (mut left, mut total) = (limit, 0u32);
         // Ends: every turn but one (the step into an indirect table) takes from `left`.
         loop {
-            let descriptor = table.read(mem, index)?;
-            if descriptor.refers_to_indirect_table() {
+            let descriptor = table.read(index).ok_or(ChainError::BadIndex { index, len: table.len })?;
+            if descriptor.is_indirect() {
                 if !indirect {
                     return Err(ChainError::IndirectNotNegotiated);
                 }
                 if in_indirect || descriptor.has_next() {
                     return Err(ChainError::BadIndirect);
                 }
-                table = indirect_table(mem, &descriptor, limit)?;
+                table = indirect_table(mem, descriptor, limit)?;
                 (index, in_indirect) = (0, true);
                 continue;
             }
             left = left.checked_sub(1).ok_or(ChainError::TooLong { limit })?;
-            total = total.checked_add(descriptor.len()).ok_or(ChainError::TooLarge)?;
-            self.push(mem, &descriptor)?;
+            total = total.checked_add(descriptor.len).ok_or(ChainError::TooLarge)?;
+            self.push(mem, descriptor)?;
             if !descriptor.has_next() {
                 return Ok(());
             }
-            index = descriptor.next();
+            index = descriptor.next;
         }
     }
 
-    fn push(&mut self, mem: &GuestRam, descriptor: &Descriptor) -> Result<(), ChainError> {
-        let segment = Segment { address: descriptor.addr(), len: descriptor.len() };
-        let writable = descriptor.is_write_only();
+    fn push(&mut self, mem: &GuestRam, descriptor: Descriptor) -> Result<(), ChainError> {
+        let segment = Segment { address: GuestAddress(descriptor.address), len: descriptor.len };
+        let writable = descriptor.is_writable();
         if !writable && self.segments.len() > self.readable {
             return Err(ChainError::ReadableAfterWritable);
         }
@@ -243,28 +231,19 @@ impl Chain {
 
 /// Whether all of a range is RAM. Most ranges lie in one region, which is quickly found.
 fn is_in_ram(mem: &GuestRam, address: GuestAddress, len: usize) -> bool {
-    mem.get_slice(address, len).is_ok() || mem.check_range(address, len)
+    ram::slice(mem, address, len).is_some() || mem.check_range(address, len)
 }
 
-/// Reads what lies in one region quickly, and what doesn't as well.
-fn read_obj<T: ByteValued>(mem: &GuestRam, address: GuestAddress) -> Option<T> {
-    match mem.get_slice(address, size_of::<T>()) {
-        Ok(slice) => slice.read_obj(0).ok(),
-        Err(_) => mem.read_obj(address).ok(),
-    }
-}
-
-fn indirect_table(mem: &GuestRam, descriptor: &Descriptor, limit: u16) -> Result<DescriptorTable, ChainError> {
-    let (address, len) = (descriptor.addr(), descriptor.len());
-    let entries = u16::try_from(u64::from(len) / DESCRIPTOR_SIZE)
+/// The table that a descriptor refers to: in one region of RAM, as regions never touch each other.
+fn indirect_table(mem: &GuestRam, descriptor: Descriptor, limit: u16) -> Result<DescriptorTable<'_>, ChainError> {
+    let Descriptor { address, len, .. } = descriptor;
+    let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+    let entries = u16::try_from(bytes / DescriptorTable::ENTRY)
         .ok()
-        .filter(|entries| (1..=limit).contains(entries) && u64::from(len).is_multiple_of(DESCRIPTOR_SIZE))
+        .filter(|entries| (1..=limit).contains(entries) && bytes.is_multiple_of(DescriptorTable::ENTRY))
         .ok_or(ChainError::BadIndirectLength { len, limit })?;
-    let in_ram = usize::try_from(len).is_ok_and(|len| mem.check_range(address, len));
-    if !in_ram {
-        return Err(ChainError::NotInRam { address: address.raw_value(), len });
-    }
-    Ok(DescriptorTable { address, len: entries })
+    let table = ram::slice(mem, GuestAddress(address), bytes).ok_or(ChainError::NotInRam { address, len })?;
+    Ok(DescriptorTable::new(table, entries))
 }
 
 #[cfg(test)]

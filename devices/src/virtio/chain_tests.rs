@@ -6,8 +6,14 @@ use super::*;
 const RAM: u64 = 0x10_0000;
 const TABLE: u64 = 0x8000;
 
+fn table(driver: &MockDriver) -> DescriptorTable<'_> {
+    let size = driver.config.size;
+    let bytes = driver.mem.get_slice(GuestAddress(driver.config.descriptor_table), 16 * usize::from(size)).unwrap();
+    DescriptorTable::new(bytes, size)
+}
+
 fn walk(driver: &MockDriver, indirect: bool) -> Result<Chain, ChainError> {
-    let table = DescriptorTable { address: GuestAddress(driver.config.descriptor_table), len: driver.config.size };
+    let table = table(driver);
     let mut chain = Chain::with_capacity(driver.config.size);
     chain.read(&driver.mem, table, 0, indirect).map(|()| chain)
 }
@@ -129,9 +135,8 @@ fn hostile_chains_are_named_and_leave_nothing_behind() {
     for (name, write, expected) in cases {
         let driver = MockDriver::new(&ram(RAM as usize), 0x1000, 8);
         write(&driver);
-        let table = DescriptorTable { address: GuestAddress(0x1000), len: 8 };
         let mut chain = Chain::with_capacity(8);
-        assert_eq!(chain.read(&driver.mem, table, 0, true).as_ref(), Err(expected), "{name}");
+        assert_eq!(chain.read(&driver.mem, table(&driver), 0, true).as_ref(), Err(expected), "{name}");
         assert!(chain.readable().is_empty() && chain.writable().is_empty(), "{name}");
     }
 }
@@ -167,14 +172,13 @@ fn a_header_is_taken_from_as_many_descriptors_as_it_is_spread_over() {
         let bytes: Vec<u8> = (0..total as u8).collect();
         driver.mem.write_slice(&bytes, GuestAddress(0x2000)).unwrap();
         let mut chain = walk(&driver, false).unwrap();
-        let mut header = [0xff; 16];
-        assert!(chain.take_header(&driver.mem, &mut header), "{widths:?}");
+        let header: [u8; 16] = chain.take_header(&driver.mem).unwrap();
         assert_eq!(header[..], bytes[..16], "{widths:?}");
         assert_eq!(chain.readable_len(), total - 16, "{widths:?}");
-        let mut rest = vec![0; bytes.len() - 16];
-        let taken = chain.take_header(&driver.mem, &mut rest);
-        assert_eq!((taken, &rest[..]), (true, &bytes[16..]), "{widths:?}");
-        assert!(!chain.take_header(&driver.mem, &mut [0]), "{widths:?}");
+        assert_eq!(chain.take_header::<[u8; 32]>(&driver.mem).filter(|_| total < 48), None, "{widths:?}");
+        let rest: Vec<u8> = std::iter::from_fn(|| chain.take_header(&driver.mem)).collect();
+        let left = if total < 48 { &bytes[16..] } else { &bytes[48..] };
+        assert_eq!(rest, left, "{widths:?}");
     }
 }
 

@@ -11,7 +11,6 @@
 
 use std::sync::atomic::Ordering;
 
-use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::queue::QueueConfig;
@@ -84,8 +83,9 @@ impl MockDriver {
 
     /// Writes one descriptor of a table anywhere.
     pub fn descriptor_in(&self, table: u64, index: u16, address: u64, len: u32, flags: u16, next: u16) {
-        let descriptor = Descriptor::new(address, len, flags, next);
-        self.mem.write_obj(descriptor, GuestAddress(table + 16 * u64::from(index))).unwrap();
+        let (len, flags, next) = (u128::from(len), u128::from(flags), u128::from(next));
+        let descriptor = u128::from(address) | len << 64 | flags << 96 | next << 112;
+        self.mem.write_obj(descriptor.to_le(), GuestAddress(table + 16 * u64::from(index))).unwrap();
     }
 
     /// Writes a chain into the next descriptors of the table, round and round; gives its head.

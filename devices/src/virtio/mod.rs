@@ -9,6 +9,7 @@ pub mod device;
 pub mod mock;
 pub mod notifier;
 pub mod queue;
+mod split;
 pub mod transport;
 
 pub use device::{QueueResources, StartError, VirtioDevice};

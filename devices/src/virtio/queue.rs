@@ -6,17 +6,13 @@
 //! stops with NEEDS_RESET: [`QueueError`] means that the ring can't be trusted any more. A bad descriptor chain is no
 //! such case; it is one [`ChainError`], and the queue goes on.
 //!
-//! The ring format (split rings, virtio 1.3 §2.7) is virtio-queue's and stays inside this module.
-
-use std::fmt::Display;
-use std::sync::atomic::Ordering;
+//! The ring format is the business of `split.rs`, and stays behind this type.
 
 use thiserror::Error;
-use virtio_queue::{Queue as Ring, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::chain::{Chain, ChainError, DescriptorTable};
+use super::chain::{Chain, ChainError};
 use super::features;
+use super::split::SplitRing;
 use crate::GuestRam;
 
 /// What the driver has set up, as the transport's registers hold it: not yet looked at.
@@ -106,9 +102,12 @@ pub enum QueueError {
         /// The chain.
         head: u16,
     },
-    /// The ring could not be read or written, though it was in RAM when it was set up.
-    #[error("the ring can't be accessed: {0}")]
-    Ring(String),
+    /// The ring could not be read or written, though it was in RAM when it was set up: an error of ours.
+    #[error("the ring can't be accessed at offset {offset:#x}")]
+    Ring {
+        /// In one of its parts.
+        offset: usize,
+    },
 }
 
 /// A chain's head, and whether the chain can be used.
@@ -117,7 +116,7 @@ pub type Popped = (u16, Result<(), ChainError>);
 /// A running queue.
 #[derive(Debug)]
 pub struct Queue {
-    ring: Ring,
+    ring: SplitRing,
     mem: GuestRam,
     indirect: bool,
     in_flight: InFlight,
@@ -135,35 +134,11 @@ impl Queue {
         state: QueueState,
         mem: GuestRam,
     ) -> Result<Self, QueueError> {
-        let QueueConfig { size, descriptor_table, avail_ring, used_ring } = config;
+        let size = config.size;
         if size > max_size || !size.is_power_of_two() {
             return Err(QueueError::BadSize { size, max: max_size });
         }
-        // Three flags, indices or events of two bytes around the rings' entries (virtio 1.3 §2.7.6 and §2.7.8).
-        let entries = u64::from(size);
-        let parts = [
-            ("descriptor table", descriptor_table, 16, entries.saturating_mul(16)),
-            ("avail ring", avail_ring, 2, entries.saturating_mul(2).saturating_add(6)),
-            ("used ring", used_ring, 4, entries.saturating_mul(8).saturating_add(6)),
-        ];
-        for (part, address, alignment, len) in parts {
-            if address.checked_rem(alignment) != Some(0) {
-                return Err(QueueError::Misaligned { part, address, alignment });
-            }
-            let in_ram = usize::try_from(len).is_ok_and(|len| mem.check_range(GuestAddress(address), len));
-            if !in_ram {
-                return Err(QueueError::NotInRam { part, address, len });
-            }
-        }
-        let mut ring = Ring::new(max_size).map_err(ring_error)?;
-        ring.try_set_size(size).map_err(ring_error)?;
-        ring.try_set_desc_table_address(GuestAddress(descriptor_table)).map_err(ring_error)?;
-        ring.try_set_avail_ring_address(GuestAddress(avail_ring)).map_err(ring_error)?;
-        ring.try_set_used_ring_address(GuestAddress(used_ring)).map_err(ring_error)?;
-        ring.set_event_idx(accepted & features::RING_EVENT_IDX != 0);
-        ring.set_next_avail(state.next_avail);
-        ring.set_next_used(state.next_used);
-        ring.set_ready(true);
+        let ring = SplitRing::new(config, accepted & features::RING_EVENT_IDX != 0, state, &mem)?;
         let indirect = accepted & features::RING_INDIRECT_DESC != 0;
         Ok(Self { ring, mem, indirect, in_flight: InFlight::new(size), seen: state.next_avail })
     }
@@ -182,7 +157,7 @@ impl Queue {
     pub fn available(&mut self) -> Result<u16, QueueError> {
         let (next, size) = (self.ring.next_avail(), self.ring.size());
         if self.seen == next {
-            let index = self.ring.avail_idx(&self.mem, Ordering::Acquire).map_err(ring_error)?.0;
+            let index = self.ring.avail_index()?;
             if index.wrapping_sub(next) > size {
                 return Err(QueueError::AvailIndexJumped { index, next, size });
             }
@@ -199,20 +174,15 @@ impl Queue {
         if self.available()? == 0 {
             return Ok(None);
         }
-        let (next, size) = (self.ring.next_avail(), self.ring.size());
-        // Flags and index come before the entries, of two bytes each (virtio 1.3 §2.7.6). The size is a power of two.
-        let slot = u64::from(next & size.wrapping_sub(1)).saturating_mul(2).saturating_add(4);
-        let entry = GuestAddress(self.ring.avail_ring().saturating_add(slot));
-        let entry = self.mem.get_slice(entry, 2).map_err(ring_error)?;
-        let head = entry.load(0, Ordering::Relaxed).map(u16::from_le).map_err(ring_error)?;
+        let (head, size) = (self.ring.next_head()?, self.ring.size());
         if head >= size {
             return Err(QueueError::HeadOutOfRange { head, size });
         }
         if !self.in_flight.insert(head) {
             return Err(QueueError::HeadInFlight { head });
         }
-        self.ring.set_next_avail(next.wrapping_add(1));
-        Ok(Some((head, self.read(head, chain))))
+        self.ring.advance();
+        Ok(Some((head, self.read(head, chain)?)))
     }
 
     /// Takes a chain again that was in flight when the queue was stopped, into `chain`. The driver must not have touched
@@ -225,12 +195,11 @@ impl Queue {
         if !self.in_flight.insert(head) {
             return Err(QueueError::HeadInFlight { head });
         }
-        Ok((head, self.read(head, chain)))
+        Ok((head, self.read(head, chain)?))
     }
 
-    fn read(&self, head: u16, chain: &mut Chain) -> Result<(), ChainError> {
-        let table = DescriptorTable { address: GuestAddress(self.ring.desc_table()), len: self.ring.size() };
-        chain.read(&self.mem, table, head, self.indirect)
+    fn read(&self, head: u16, chain: &mut Chain) -> Result<Result<(), ChainError>, QueueError> {
+        Ok(chain.read(&self.mem, self.ring.table()?, head, self.indirect))
     }
 
     /// The chains that were taken and not given back.
@@ -243,40 +212,29 @@ impl Queue {
         if !self.in_flight.remove(head) {
             return Err(QueueError::NotInFlight { head });
         }
-        self.ring.add_used(&self.mem, head, written).map_err(ring_error)
+        self.ring.push_used(head, written)
     }
 
     /// Whether the driver wants to be interrupted for what was completed since the last call.
     pub fn needs_notification(&mut self) -> Result<bool, QueueError> {
-        let wanted = self.ring.needs_notification(&self.mem).map_err(ring_error)?;
-        if !wanted || self.ring.event_idx_enabled() {
-            return Ok(wanted);
-        }
-        // Without EVENT_IDX the driver has a flag (virtio 1.3 §2.7.7): it is only a hint, and may be read at any time.
-        const NO_INTERRUPT: u16 = 1;
-        let flags: u16 = self.mem.load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed).map_err(ring_error)?;
-        Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
+        self.ring.needs_notification()
     }
 
     /// Asks the driver for doorbells again, before the device goes to sleep. `true`: a chain has come in meanwhile, look
     /// before sleeping.
     pub fn enable_doorbell(&mut self) -> Result<bool, QueueError> {
-        self.ring.enable_notification(&self.mem).map_err(ring_error)
+        self.ring.enable_doorbell()
     }
 
     /// Tells the driver that no doorbell is needed while the device is awake.
     pub fn disable_doorbell(&mut self) -> Result<(), QueueError> {
-        self.ring.disable_notification(&self.mem).map_err(ring_error)
+        self.ring.disable_doorbell()
     }
 
     /// Where the queue stands.
     pub fn state(&self) -> QueueState {
-        QueueState { next_avail: self.ring.next_avail(), next_used: self.ring.next_used() }
+        self.ring.state()
     }
-}
-
-fn ring_error(error: impl Display) -> QueueError {
-    QueueError::Ring(error.to_string())
 }
 
 /// The heads that the device has taken and not given back: a bit each.

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
+use vm_memory::{Bytes, GuestAddress};
+
 use super::super::mock::{MockDriver, ram, readable, writable};
 use super::*;
 

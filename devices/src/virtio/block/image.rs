@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::backend::Backend;
 use super::options::{BlockOptions, MAX_QUEUE_SIZE, MAX_QUEUES, Topology};
 use super::raw::Raw;
+use crate::sys::processors;
 use crate::throttle::Throttle;
 use crate::virtio::notifier::Notifier;
 
@@ -77,6 +78,8 @@ pub(super) struct Image {
     pub(super) topology: Topology,
     /// Whether DISCARD and WRITE_ZEROES are offered.
     pub(super) discards: bool,
+    /// Our threads and the guest's processors take turns on one of the host's.
+    pub(super) has_one_processor: bool,
     sectors: AtomicU64,
     notifier: OnceLock<Arc<Notifier>>,
     /// The doorbells of the queues that run, for whoever wants their attention.
@@ -114,6 +117,7 @@ impl Image {
             options,
             topology,
             discards,
+            has_one_processor: processors::count() == 1,
             sectors: AtomicU64::new(sectors),
             notifier: OnceLock::new(),
             doorbells: Mutex::default(),

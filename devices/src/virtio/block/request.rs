@@ -5,12 +5,13 @@
 //! Everything that the guest says is copied out of its memory once, here, and checked before the first byte moves.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::image::{Image, SECTOR_SIZE};
 use super::spec;
-use crate::GuestRam;
+use crate::ram::{self, GuestRam};
 use crate::virtio::chain::{Chain, Segment};
 
 /// The most segments of a DISCARD or WRITE_ZEROES request.
@@ -88,11 +89,9 @@ impl Request {
         self.ranges.clear();
         let ranges = std::mem::take(&mut self.ranges);
         *self = Self { status_at, ranges, durable, ..Self::default() };
-        let mut header = [0; spec::HEADER_SIZE];
-        self.status = if chain.take_header(mem, &mut header) {
-            self.accept(header, image, mem, chain).err().unwrap_or(spec::S_OK)
-        } else {
-            spec::S_IOERR
+        self.status = match chain.take_header(mem) {
+            Some(header) => self.accept(u128::to_ne_bytes(header), image, mem, chain).err().unwrap_or(spec::S_OK),
+            None => spec::S_IOERR,
         };
         if self.status != spec::S_OK {
             self.kind = Kind::Answer;
@@ -168,10 +167,7 @@ impl Request {
             return Err(spec::S_IOERR);
         }
         for _ in 0..count {
-            let mut range = [0; spec::RANGE_SIZE];
-            if !chain.take_header(mem, &mut range) {
-                return Err(spec::S_IOERR);
-            }
+            let range = chain.take_header(mem).map(u128::to_ne_bytes).ok_or(spec::S_IOERR)?;
             let range = check_range(kind, image, range)?;
             if range.len > 0 {
                 self.ranges.push(range);
@@ -254,7 +250,8 @@ impl Request {
 
     /// Writes the status byte; gives how many bytes were written to the guest in all.
     pub(super) fn report(&self, mem: &GuestRam, status: u8) -> u32 {
-        let reported = mem.get_slice(self.status_at, 1).is_ok_and(|slice| slice.write_obj(status, 0).is_ok());
+        let reported =
+            ram::slice(mem, self.status_at, 1).is_some_and(|slice| slice.store(status, 0, Ordering::Relaxed).is_ok());
         self.written.saturating_add(reported.into())
     }
 

@@ -26,8 +26,10 @@ use crate::virtio::chain::{Chain, ChainError};
 use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::{Queue, QueueError};
 
-/// How many requests are completed, at most, before the driver is told, while there are more that need no wait.
-const ANNOUNCE_REQUESTS: u32 = 8;
+/// How many requests are completed before the driver is told, while there are more that need no wait: half of those that
+/// were there, so that it works on them while the other half is done, within these bounds. Fewer would cost more to tell
+/// than the driver gains.
+const ANNOUNCE_REQUESTS: (u16, u16) = (8, 32);
 /// How many bytes count as one request more.
 const ANNOUNCE_BYTES: u64 = 16 << 10;
 
@@ -65,6 +67,8 @@ pub(super) struct Runner {
     resumed: u64,
     /// What was completed and the driver was not told of, in requests.
     unannounced: u32,
+    /// How much of that there may be before it is told.
+    announce_at: u32,
 }
 
 impl Runner {
@@ -80,7 +84,21 @@ impl Runner {
         let size = queue.size();
         let requests = std::iter::repeat_with(Request::default).take(size.into()).collect();
         let (chain, held, resumed) = (Chain::with_capacity(size), Vec::with_capacity(size.into()), image.resumed());
-        Self { index, queue, engine, image, notifier, stop, durable, requests, chain, held, resumed, unannounced: 0 }
+        Self {
+            index,
+            queue,
+            engine,
+            image,
+            notifier,
+            stop,
+            durable,
+            requests,
+            chain,
+            held,
+            resumed,
+            unannounced: 0,
+            announce_at: 0,
+        }
     }
 
     /// Runs until it is told to stop. Whatever it answers, the kernel has nothing of the queue any more.
@@ -157,6 +175,10 @@ impl Runner {
 
     /// Takes up to `available` chains. When the rate limits let no more in, gives the time after which they do.
     fn take(&mut self, available: u16) -> Result<Option<Duration>, RunError> {
+        let (least, most) = ANNOUNCE_REQUESTS;
+        // A driver that can only run when we sleep gains nothing by being told earlier.
+        self.announce_at =
+            if self.image.has_one_processor { u32::MAX } else { (available / 2).clamp(least, most).into() };
         for _ in 0..available {
             if self.is_stopped() {
                 break;
@@ -330,7 +352,7 @@ impl Runner {
         self.queue.complete(head, written)?;
         let cost = u32::try_from(bytes / ANNOUNCE_BYTES).unwrap_or(u32::MAX).saturating_add(1);
         self.unannounced = self.unannounced.saturating_add(cost);
-        if self.unannounced >= ANNOUNCE_REQUESTS { self.announce() } else { Ok(()) }
+        if self.unannounced >= self.announce_at { self.announce() } else { Ok(()) }
     }
 
     /// Tells the driver of what was completed, if it wants to know.
