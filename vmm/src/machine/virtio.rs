@@ -11,7 +11,7 @@ use devices::bus::Bus;
 use devices::pci::{PciBus, Window};
 use devices::virtio::VirtioDevice;
 use devices::virtio::transport::Transport;
-use devices::virtio::transport::mmio::{MmioTransport, QUEUE_NOTIFY};
+use devices::virtio::transport::mmio::{ACK_USED, INTERRUPT_ACK, MmioTransport, QUEUE_NOTIFY};
 use devices::virtio::transport::pci::{self, PciTransport, PciTransportError};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::{Address, GuestMemoryBackend};
@@ -59,6 +59,10 @@ impl<'a> Virtio<'a> {
                 .register_ioevent(&doorbell, &IoEventAddress::Mmio(base + QUEUE_NOTIFY), queue)
                 .map_err(refused("listen to a doorbell"))?;
         }
+        let acknowledgement = transport.acknowledgement().map_err(no("an interrupt line"))?;
+        self.vm
+            .register_ioevent(&acknowledgement, &IoEventAddress::Mmio(base + INTERRUPT_ACK), ACK_USED)
+            .map_err(refused("listen to an acknowledgement"))?;
         let transport = Arc::new(transport);
         mmio.insert(base, layout::VIRTIO_MMIO_SIZE, transport.clone()).map_err(bus)?;
         self.devices.push(transport);

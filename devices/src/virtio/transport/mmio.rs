@@ -7,15 +7,14 @@
 //! every width.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::super::device::VirtioDevice;
-use super::super::notifier::DeviceInterrupt;
 use super::Transport;
 use super::core::Core;
+use super::mmio_interrupt::{self, Interrupt};
 use super::words::{feature_word, set_high, set_low};
 use crate::GuestRam;
 use crate::bus::BusDevice;
@@ -29,11 +28,6 @@ const VERSION: u32 = 2;
 const VENDOR: u32 = 0x4d4d_5600;
 /// There are no shared memory regions: their length reads as -1 (virtio 1.3 §4.2.2).
 const NO_SHARED_MEMORY: u32 = u32::MAX;
-
-/// InterruptStatus: a buffer was used.
-const INTERRUPT_USED: u32 = 1;
-/// InterruptStatus: the configuration or the device status has changed.
-const INTERRUPT_CONFIG: u32 = 2;
 
 mod register {
     pub(super) const MAGIC_VALUE: u64 = 0x000;
@@ -67,29 +61,10 @@ mod register {
 /// Offset of the register that is a doorbell when the index of a queue is written to it.
 pub const QUEUE_NOTIFY: u64 = register::QUEUE_NOTIFY;
 
-/// One line for everything, and a register that tells what it was.
-#[derive(Debug)]
-struct Interrupt {
-    status: AtomicU32,
-    line: Box<dyn InterruptLine>,
-}
-
-impl Interrupt {
-    fn raise(&self, cause: u32) {
-        self.status.fetch_or(cause, Ordering::AcqRel);
-        self.line.trigger();
-    }
-}
-
-impl DeviceInterrupt for Interrupt {
-    fn queue(&self, _: u16) {
-        self.raise(INTERRUPT_USED);
-    }
-
-    fn config(&self) {
-        self.raise(INTERRUPT_CONFIG);
-    }
-}
+/// Offset of the register that acknowledges an interrupt.
+pub const INTERRUPT_ACK: u64 = register::INTERRUPT_ACK;
+/// What is written to it for buffers that were used.
+pub const ACK_USED: u32 = mmio_interrupt::USED;
 
 #[derive(Debug)]
 struct Registers {
@@ -109,7 +84,7 @@ pub struct MmioTransport {
 impl MmioTransport {
     /// Puts registers before `device`, whose queues lie in `mem` and whose interrupts go to `line`.
     pub fn new(device: Box<dyn VirtioDevice>, mem: GuestRam, line: Box<dyn InterruptLine>) -> Result<Self, io::Error> {
-        let interrupt = Arc::new(Interrupt { status: AtomicU32::new(0), line });
+        let interrupt = Arc::new(Interrupt::new(line)?);
         let core = Core::new(device, mem, interrupt.clone())?;
         let registers = Registers { core, device_features_sel: 0, driver_features_sel: 0, queue_sel: 0 };
         Ok(Self { registers: Mutex::new(registers), interrupt })
@@ -121,6 +96,12 @@ impl MmioTransport {
         (0..).map_while(|index| registers.core.doorbell(index)).map(EventFd::try_clone).collect()
     }
 
+    /// To be rung when [`ACK_USED`] is written to [`INTERRUPT_ACK`], by whoever can do so without an exit. Such a write needn't
+    /// come here then.
+    pub fn acknowledgement(&self) -> Result<EventFd, io::Error> {
+        self.interrupt.event()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Registers> {
         self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,7 +109,7 @@ impl MmioTransport {
     fn read_register(&self, offset: u64) -> u32 {
         // Read at every interrupt: no lock.
         if offset == register::INTERRUPT_STATUS {
-            return self.interrupt.status.load(Ordering::Acquire);
+            return self.interrupt.status();
         }
         let registers = self.lock();
         let Registers { core, device_features_sel, driver_features_sel: _, queue_sel } = &*registers;
@@ -149,8 +130,7 @@ impl MmioTransport {
 
     fn write_register(&self, offset: u64, value: u32) {
         if offset == register::INTERRUPT_ACK {
-            self.interrupt.status.fetch_and(!value, Ordering::AcqRel);
-            return;
+            return self.interrupt.acknowledge(value);
         }
         let mut registers = self.lock();
         let Registers { core, device_features_sel, driver_features_sel, queue_sel } = &mut *registers;
@@ -170,7 +150,7 @@ impl MmioTransport {
                 core.set_status(u8::try_from(value & 0xff).unwrap_or_default());
                 if value & 0xff == 0 {
                     (*device_features_sel, *driver_features_sel, *queue_sel) = (0, 0, 0);
-                    self.interrupt.status.store(0, Ordering::Release);
+                    self.interrupt.reset();
                 }
             }
             register::QUEUE_DESC_LOW => core.configure_queue(queue, |q| set_low(&mut q.descriptor_table, value)),

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use vm_memory::{Bytes, GuestAddress};
 
+use super::mmio_interrupt::{CONFIG as INTERRUPT_CONFIG, USED as INTERRUPT_USED};
 use super::*;
 use crate::virtio::block::{Block, BlockOptions};
 use crate::virtio::mock::{MockDriver, ram, readable, writable};

@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub mod core;
 pub mod mmio;
+mod mmio_interrupt;
 pub mod pci;
 mod words;
 
