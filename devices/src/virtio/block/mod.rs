@@ -25,6 +25,8 @@ mod request;
 mod rig;
 mod runner;
 mod spec;
+#[cfg(test)]
+mod state_tests;
 mod worker;
 
 pub use device::Block;

@@ -84,18 +84,15 @@ impl Runner {
     }
 
     /// Runs until it is told to stop. Whatever it answers, the kernel has nothing of the queue any more.
-    ///
-    /// `unfinished` are the chains that were in flight when the queue was stopped before.
-    pub(super) fn run(&mut self, unfinished: &[u16]) -> Result<(), RunError> {
-        let result = self.turn_until_stopped(unfinished);
+    pub(super) fn run(&mut self) -> Result<(), RunError> {
+        let result = self.turn_until_stopped();
         let drained = self.drain(result.is_ok());
         self.image.count_held(0, self.held.len());
         result.and(drained)
     }
 
-    fn turn_until_stopped(&mut self, unfinished: &[u16]) -> Result<(), RunError> {
-        for head in unfinished {
-            let (head, usable) = self.queue.take_again(*head, &mut self.chain)?;
+    fn turn_until_stopped(&mut self) -> Result<(), RunError> {
+        while let Some((head, usable)) = self.queue.take_again(&mut self.chain) {
             self.begin(head, usable)?;
         }
         // What `enable_doorbell` said of the turn before.

@@ -33,8 +33,8 @@ struct Slot {
     max_size: u16,
     config: QueueConfig,
     ready: bool,
-    /// Where a stopped queue goes on.
-    state: QueueState,
+    /// Where a stopped queue goes on; `None`: that is lost, with what ran it.
+    state: Option<QueueState>,
     running: bool,
     doorbell: EventFd,
 }
@@ -73,7 +73,7 @@ impl Core {
                 // Blocking reads: a worker sleeps in one. Writes never block, as the counter can't get near its end.
                 let doorbell = EventFd::new(libc::EFD_CLOEXEC)?;
                 let config = QueueConfig { size: max_size, ..QueueConfig::default() };
-                let state = QueueState::default();
+                let state = Some(QueueState::default());
                 Ok(Slot { max_size, config, ready: false, state, running: false, doorbell })
             })
             .collect::<Result<_, io::Error>>()?;
@@ -237,7 +237,7 @@ impl Core {
         }
         for (index, slot) in (0..).zip(&mut self.slots) {
             if std::mem::take(&mut slot.running) {
-                slot.state = self.device.stop_queue(index).unwrap_or_default();
+                slot.state = self.device.stop_queue(index);
             }
         }
     }
@@ -275,8 +275,15 @@ impl Core {
                 std::thread::sleep(wait.min(LONGEST_WAIT));
             }
             self.starts.take(1, Instant::now());
-            let started = Queue::new(slot.config, slot.max_size, self.driver_features, slot.state, self.mem.clone())
-                .map_err(|error| error.to_string())
+            let started = slot
+                .state
+                .clone()
+                .ok_or_else(|| "what ran it has failed, and where it stood is lost".to_owned())
+                .and_then(|state| {
+                    let mem = self.mem.clone();
+                    Queue::new(slot.config, slot.max_size, self.driver_features, state, mem)
+                        .map_err(|error| error.to_string())
+                })
                 .and_then(|queue| {
                     let doorbell = slot.doorbell.try_clone().map_err(|error| error.to_string())?;
                     let resources = QueueResources { queue, doorbell, notifier: self.notifier.clone() };
@@ -301,7 +308,7 @@ impl Core {
         for Slot { max_size, config, ready, state, running: _, doorbell: _ } in slots {
             *config = QueueConfig { size: *max_size, ..QueueConfig::default() };
             *ready = false;
-            *state = QueueState::default();
+            *state = Some(QueueState::default());
         }
         *status = 0;
         *driver_features = 0;

@@ -46,7 +46,7 @@ impl VirtioDevice for Recorder {
     }
     fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
         self.0.lock().unwrap().push(Call::Stop(index));
-        Some(STOPPED)
+        Some(stopped())
     }
     fn reset(&mut self) {
         self.0.lock().unwrap().push(Call::Reset);
@@ -61,9 +61,12 @@ impl DeviceInterrupt for Nobody {
     fn config(&self) {}
 }
 
-const NEW: QueueState = QueueState { next_avail: 0, next_used: 0 };
+const NEW: QueueState = QueueState { next_avail: 0, next_used: 0, in_flight: Vec::new() };
+
 /// Where the recorder says that its queues have stopped.
-const STOPPED: QueueState = QueueState { next_avail: 7, next_used: 5 };
+fn stopped() -> QueueState {
+    QueueState { next_avail: 7, next_used: 5, in_flight: vec![2, 9] }
+}
 
 const FEATURES: u64 = features::VERSION_1 | features::RING_EVENT_IDX | 1 << 3;
 
@@ -218,7 +221,7 @@ fn a_queue_goes_on_where_it_stopped_and_starts_anew_after_a_reset() {
     core.stop();
     assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1)]);
     core.resume();
-    assert_eq!(take(&calls), [Call::Start(1, FEATURES, STOPPED)]);
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, stopped())]);
     core.set_status(0);
     assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1), Call::Reset]);
     core.resume();
