@@ -19,7 +19,8 @@ use crate::interrupt::MsiMessage;
 use crate::pci::mock::{MockMachine, MockVectors};
 use crate::sys::pipe;
 use crate::virtio::mock::{Buffer, MockDriver, readable, writable};
-use crate::virtio::queue::QueueConfig;
+use crate::virtio::queue::{QueueConfig, QueueState};
+use crate::virtio::transport;
 use crate::virtio::transport::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::transport::pci::mock::{MockFunction, QUEUE_VECTOR};
 use crate::virtio::transport::pci::{self, PciTransport};
@@ -51,7 +52,7 @@ pub(super) enum Bus {
 
 enum Transport {
     Mmio { transport: MmioTransport, line: EventFd },
-    Pci { machine: MockMachine, function: MockFunction, vectors: Arc<MockVectors> },
+    Pci { transport: Arc<PciTransport>, machine: MockMachine, function: MockFunction, vectors: Arc<MockVectors> },
 }
 
 pub(super) struct Machine {
@@ -97,12 +98,12 @@ impl Machine {
                 let vectors = MockVectors::new(pci::vectors(&block).unwrap());
                 let doorbells = machine.doorbells.clone();
                 let transport = PciTransport::new(Box::new(block), mem.clone(), vectors.clone(), doorbells).unwrap();
-                let device = machine.pci.add(transport).unwrap();
+                let device = machine.pci.add(transport.clone()).unwrap();
                 let function = MockFunction::probe(&machine, device);
                 for vector in [0, QUEUE_VECTOR] {
                     function.set_vector(&machine, vector, MsiMessage { address: 0xfee0_0000, data: 0x40 });
                 }
-                Transport::Pci { machine, function, vectors }
+                Transport::Pci { transport, machine, function, vectors }
             }
         };
         Self { transport, mem, control, file: view, _folder: folder }
@@ -156,6 +157,22 @@ impl Machine {
             Transport::Mmio { line, .. } => line.read().unwrap(),
             Transport::Pci { vectors, .. } => vectors.any.read().unwrap(),
         };
+    }
+
+    /// The transport, as the VM sees it.
+    fn whole(&self) -> &dyn transport::Transport {
+        match &self.transport {
+            Transport::Mmio { transport, .. } => transport,
+            Transport::Pci { transport, .. } => transport.as_ref(),
+        }
+    }
+
+    pub(super) fn stop(&self) -> Vec<(u16, QueueState)> {
+        self.whole().stop()
+    }
+
+    pub(super) fn resume(&self) {
+        self.whole().resume();
     }
 
     pub(super) fn reset(&self) {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::control_tests::in_kernel;
+use super::machine::{Bus, Machine};
 use super::rig::{DATA, ENGINES, HEADER, Rig, STATUS, UNTOUCHED, options};
 use super::{Block, BlockOptions, EngineChoice, OnError, spec};
 use crate::sys::pipe;
@@ -92,5 +93,37 @@ fn a_state_stays_whole_over_any_number_of_stops_before_the_first_turn() {
         let mut heads = [(); 5].map(|()| rig.wait_used().0);
         heads.sort_unstable();
         assert_eq!(heads, [0, 3, 6, 9, 12], "{state:?}");
+    }
+}
+
+#[test]
+fn both_transports_give_the_state_out_and_go_on_from_it() {
+    for (engine, bus) in ENGINES.into_iter().flat_map(|engine| [Bus::Mmio, Bus::Pci].map(|bus| (engine, bus))) {
+        let machine = Machine::new(bus, BlockOptions { on_error: OnError::Stop, ..options(engine) });
+        assert_eq!(machine.stop(), []);
+        machine.resume();
+        machine.set_full(true);
+        let mut driver = machine.waiting_driver();
+        machine.header(spec::T_OUT, 9);
+        let head = driver.submit(&[readable(HEADER, 16), readable(DATA, 512), writable(STATUS, 1)]);
+        let read = [u64::from(spec::T_IN), 0];
+        machine.mem.write_obj(read, GuestAddress(HEADER + 16)).unwrap();
+        machine.driver_ok();
+        let buffers = [readable(HEADER + 16, 16), writable(DATA + 0x1000, 512), writable(STATUS + 1, 1)];
+        assert_eq!(machine.submit(&mut driver, &buffers), Some((3, 513)));
+        let state = QueueState { next_avail: 2, next_used: 1, in_flight: vec![head] };
+        assert_eq!(machine.stop(), [(0, state.clone())], "{engine:?} {bus:?}");
+        machine.set_full(false);
+        driver.submit(&buffers);
+        machine.ring(0);
+        assert_eq!(machine.stop(), [(0, state)], "a doorbell changes nothing");
+        machine.resume();
+        let mut used = [(); 2].map(|()| machine.serve(&mut driver).unwrap());
+        used.sort_unstable();
+        assert_eq!(used, [(0, 1), (6, 513)]);
+        let state = QueueState { next_avail: 3, next_used: 3, in_flight: vec![] };
+        assert_eq!(machine.stop(), [(0, state)]);
+        machine.resume();
+        machine.comes_back();
     }
 }

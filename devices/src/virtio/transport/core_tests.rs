@@ -217,17 +217,77 @@ fn a_queue_goes_on_where_it_stopped_and_starts_anew_after_a_reset() {
     run(&mut core);
     core.resume();
     assert_eq!(take(&calls), [Call::Start(1, FEATURES, NEW)]);
-    core.stop();
-    core.stop();
+    assert_eq!(core.stop(), [(1, stopped())]);
+    assert_eq!(core.stop(), [(1, stopped())], "it stands where it stood");
     assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1)]);
     core.resume();
     assert_eq!(take(&calls), [Call::Start(1, FEATURES, stopped())]);
     core.set_status(0);
     assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1), Call::Reset]);
     core.resume();
-    assert_eq!(take(&calls), []);
+    assert_eq!((take(&calls), core.stop()), (vec![], vec![]));
+    core.resume();
     run(&mut core);
     assert_eq!(take(&calls), [Call::Start(1, FEATURES, NEW)]);
+}
+
+#[test]
+fn queues_stop_and_start_one_by_one() {
+    let (mut core, calls) = core();
+    core.start_queue(0);
+    negotiate(&mut core);
+    for (index, base) in [(0, 0x1000), (1, 0x2000)] {
+        let driver = MockDriver::new(&ram(0x10_0000), base, 16);
+        core.configure_queue(index, |queue| *queue = driver.config);
+        core.set_queue_ready(index, true);
+        core.start_queue(index as u16);
+    }
+    assert_eq!(take(&calls), [], "before DRIVER_OK there is none");
+    core.set_status(ALL);
+    take(&calls);
+    assert_eq!(core.stop_queue(1), Some(stopped()));
+    assert_eq!(core.stop_queue(1), Some(stopped()));
+    assert_eq!((core.stop_queue(2), core.stop_queue(u16::MAX)), (None, None));
+    assert_eq!(take(&calls), [Call::Stop(1)], "queue 0 runs");
+    core.start_queue(1);
+    core.start_queue(1);
+    core.start_queue(2);
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, stopped())]);
+    core.stop_queue(0);
+    assert_eq!(core.stop(), [(0, stopped()), (1, stopped())]);
+    assert_eq!(take(&calls), [Call::Stop(0), Call::RequestStop(1), Call::Stop(1)]);
+    core.start_queue(0);
+    assert_eq!(take(&calls), [], "the device is stopped");
+    core.resume();
+    assert_eq!(take(&calls), [0, 1].map(|index| Call::Start(index, FEATURES, stopped())));
+}
+
+#[test]
+fn no_queue_starts_while_the_device_is_stopped() {
+    let (mut core, calls) = core();
+    assert_eq!(core.stop(), []);
+    run(&mut core);
+    assert_eq!((core.status(), take(&calls)), (ALL, vec![]));
+    core.set_status(0);
+    run(&mut core);
+    assert_eq!(take(&calls), [Call::Reset]);
+    core.resume();
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, NEW)]);
+}
+
+#[test]
+fn a_queue_whose_state_is_lost_asks_for_a_reset_and_does_not_start_over() {
+    let (mut core, calls) = core();
+    run(&mut core);
+    core.slots[1].state = None;
+    core.slots[1].running = false;
+    take(&calls);
+    assert_eq!((core.stop_queue(1), core.stop()), (None, vec![]));
+    core.resume();
+    assert_eq!((core.status(), take(&calls)), (ALL | DEVICE_NEEDS_RESET, vec![]));
+    core.set_status(0);
+    run(&mut core);
+    assert_eq!((core.status(), take(&calls)), (ALL, vec![Call::Reset, Call::Start(1, FEATURES, NEW)]));
 }
 
 fn take(calls: &Mutex<Vec<Call>>) -> Vec<Call> {

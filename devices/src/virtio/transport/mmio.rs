@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::super::device::VirtioDevice;
 use super::super::notifier::DeviceInterrupt;
+use super::super::queue::QueueState;
 use super::Transport;
 use super::core::Core;
 use super::words::{feature_word, set_high, set_low};
@@ -185,8 +186,8 @@ impl MmioTransport {
 }
 
 impl Transport for MmioTransport {
-    fn stop(&self) {
-        self.lock().core.stop();
+    fn stop(&self) -> Vec<(u16, QueueState)> {
+        self.lock().core.stop()
     }
 
     fn resume(&self) {

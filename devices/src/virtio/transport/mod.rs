@@ -7,6 +7,8 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::queue::QueueState;
+
 pub mod core;
 pub mod mmio;
 pub mod pci;
@@ -31,9 +33,10 @@ pub trait DoorbellBinder: Debug + Send + Sync {
 
 /// What a VM does with a device, wherever its registers are.
 pub trait Transport: Debug + Send + Sync {
-    /// Stops all queues, which keep where they stand. When it returns, the device touches no guest memory any more.
-    fn stop(&self);
+    /// Stops all queues, and gives the state of each that the driver has set up, by its index. When it returns, the device
+    /// touches no guest memory any more, nor will it before [`Self::resume`], whatever the driver does.
+    fn stop(&self) -> Vec<(u16, QueueState)>;
 
-    /// Goes on after [`Self::stop`].
+    /// Goes on where [`Self::stop`] has stopped.
     fn resume(&self);
 }

@@ -42,6 +42,7 @@ use crate::interrupt::MsiVectors;
 use crate::pci::msix::Msix;
 use crate::pci::{ConfigError, ConfigSpace, PciFunction};
 use crate::virtio::device::VirtioDevice;
+use crate::virtio::queue::QueueState;
 
 /// The one BAR.
 const BAR: u8 = 0;
@@ -155,8 +156,8 @@ impl PciTransport {
 }
 
 impl Transport for PciTransport {
-    fn stop(&self) {
-        self.lock().core.stop();
+    fn stop(&self) -> Vec<(u16, QueueState)> {
+        self.lock().core.stop()
     }
 
     fn resume(&self) {
