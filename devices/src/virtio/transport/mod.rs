@@ -12,6 +12,8 @@ use super::queue::QueueState;
 pub mod core;
 pub mod mmio;
 pub mod pci;
+#[cfg(test)]
+mod slow;
 mod words;
 
 /// The host's way to turn a guest's write into a doorbell without leaving the kernel (`ioeventfd`).

@@ -40,7 +40,7 @@ use super::{DoorbellBinder, Transport};
 use crate::GuestRam;
 use crate::interrupt::MsiVectors;
 use crate::pci::msix::Msix;
-use crate::pci::{ConfigError, ConfigSpace, PciFunction};
+use crate::pci::{BarAccess, ConfigError, ConfigSpace, PciFunction};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::queue::QueueState;
 
@@ -170,23 +170,11 @@ impl PciFunction for PciTransport {
         self.space.clone()
     }
 
-    fn reading_config(&self, space: &mut ConfigSpace, register: usize, len: usize) {
-        if let Some((offset, width)) = self.places.window_access(space, register, len) {
-            let mut data = [0; 4];
-            if let Some(data) = data.get_mut(..width) {
-                self.read(offset, data);
-            }
-            self.places.set_window_data(space, data);
-        }
+    fn bar_access(&self, space: &ConfigSpace, register: usize, len: usize) -> Option<BarAccess> {
+        self.places.window_access(space, register, len)
     }
 
     fn wrote_config(&self, space: &ConfigSpace, register: usize, len: usize) {
-        if let Some((offset, width)) = self.places.window_access(space, register, len) {
-            let data = self.places.window_data(space);
-            if let Some(data) = data.get(..width) {
-                self.write(offset, data);
-            }
-        }
         if let Some(control) = self.places.message_control(space, register, len) {
             self.interrupt.msix.set_control(control);
         }
