@@ -168,6 +168,29 @@ fn a_held_write_is_done_when_there_is_room_again() {
 }
 
 #[test]
+fn a_held_write_that_is_to_be_durable_loses_nothing() {
+    for engine in ENGINES {
+        let mut rig = Rig::new(BlockOptions { on_error: OnError::Stop, ..options(engine) });
+        // Without FLUSH every write is durable when it completes.
+        rig.features &= !spec::F_FLUSH;
+        let raw = |rig: &Rig, full| rig.block.image().backend.raw().unwrap().full.store(full, Ordering::Release);
+        raw(&rig, true);
+        rig.start(QueueState::default());
+        rig.mem.write_slice(&[0x77; 512], GuestAddress(DATA + 0x1000)).unwrap();
+        rig.mem.write_obj([u64::from(spec::T_OUT), 9], GuestAddress(HEADER + 0x100)).unwrap();
+        let status = writable(STATUS + 1, 1);
+        let head = rig.driver.submit(&[readable(HEADER + 0x100, 16), readable(DATA + 0x1000, 512), status]);
+        assert_eq!(rig.simple(spec::T_IN, 0, writable(DATA, 512)), (spec::S_OK, 513));
+        assert_eq!(rig.block.control().held(), 1);
+        let state = rig.block.stop_queue(0).unwrap();
+        raw(&rig, false);
+        rig.start(state);
+        assert_written(&mut rig, head.into());
+        assert_eq!(rig.simple(spec::T_OUT, 3, readable(DATA, 512)), (spec::S_OK, 1), "and others go on");
+    }
+}
+
+#[test]
 fn a_held_write_outlives_a_pause_and_not_a_reset() {
     for engine in ENGINES {
         let (mut rig, head) = held(options(engine));

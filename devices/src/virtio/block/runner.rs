@@ -264,7 +264,14 @@ impl Runner {
             }
             Err(error) => error,
         };
-        self.note_loss(head, Some(&error));
+        // A flush that is tried again succeeds though what it was to make durable is lost.
+        let holds = self.image.options.on_error == OnError::Stop
+            && !matches!(step, Step::Sync)
+            && matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+        // What is held is written before anybody is told that it is durable.
+        if !holds {
+            self.note_loss(head, Some(&error));
+        }
         let Some(request) = self.requests.get_mut(usize::from(head)) else { return false };
         match error.raw_os_error() {
             Some(libc::EINTR) => return true,
@@ -279,10 +286,7 @@ impl Runner {
                 let is_range = matches!(step, Step::Zero { .. } | Step::Discard { .. });
                 request.fail(if is_range { spec::S_UNSUPP } else { spec::S_IOERR });
             }
-            // A flush that is tried again succeeds though what it was to make durable is lost.
-            Some(libc::ENOSPC | libc::EDQUOT)
-                if self.image.options.on_error == OnError::Stop && !matches!(step, Step::Sync) =>
-            {
+            _ if holds => {
                 if let Some(times) = self.image.failures.hit() {
                     tracing::warn!(disk = self.image.name, times, "{}; it is held", Request::describe(step, &error));
                 }
