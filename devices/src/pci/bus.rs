@@ -164,7 +164,7 @@ impl PciBus {
         let function = function.clone();
         let access = function.bar_access(space, register, data.len());
         let access = access.map(|access| (access, space.get::<4>(access.data)));
-        function.wrote_config(space, register, data.len());
+        let act = function.wrote_config(space, register, data.len());
         if ConfigSpace::is_header(register) {
             self.settle(&mut config.slots);
         }
@@ -174,7 +174,9 @@ impl PciBus {
         {
             function.write_bar(access.bar, access.offset, bytes);
         }
-        function.act_on_config();
+        if act {
+            function.act_on_config();
+        }
     }
 
     /// Who answers at an address. The map is free again before a function is called.

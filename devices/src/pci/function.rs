@@ -33,9 +33,10 @@ pub trait PciFunction: Debug + Send + Sync {
     }
 
     /// The guest has written `len` bytes at `register`; those that it may write have changed. All others that want to the
-    /// bus wait meanwhile, so what may have to wait for a worker is only noted here.
-    fn wrote_config(&self, space: &ConfigSpace, register: usize, len: usize) {
+    /// bus wait meanwhile, so what may have to wait for a worker is only noted here, and `true` says that there is some.
+    fn wrote_config(&self, space: &ConfigSpace, register: usize, len: usize) -> bool {
         let _ = (space, register, len);
+        false
     }
 
     /// Follows [`Self::wrote_config`], when the bus is free again: does what was noted. Of several vCPUs that write at the

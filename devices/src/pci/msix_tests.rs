@@ -80,7 +80,8 @@ type Step = fn(&Msix);
 /// What keeps a vector from firing, and what lets it.
 #[test]
 fn a_trigger_while_masked_fires_once_when_unmasked() {
-    let closed_and_opened: [(&str, Step, Step); 3] = [
+    let closed_and_opened: [(&str, Step, Step); 4] = [
+        ("bus master", |msix| msix.set_bus_master(false), |msix| msix.set_bus_master(true)),
         ("vector mask", |msix| set_mask(msix, 0, true), |msix| set_mask(msix, 0, false)),
         ("function mask", |msix| msix.set_control(ON_BUT_MASKED), |msix| msix.set_control(ON)),
         ("disabled", |msix| msix.set_control(0), |msix| msix.set_control(ON)),
@@ -101,6 +102,22 @@ fn a_trigger_while_masked_fires_once_when_unmasked() {
         open(&msix);
         assert_eq!(vectors.take(0), 0, "{what}");
     }
+}
+
+#[test]
+fn a_message_is_routed_only_once_it_may_be_sent() {
+    let (msix, vectors) = msix(2);
+    msix.set_bus_master(false);
+    set_message(&msix, 1, MESSAGE);
+    set_mask(&msix, 1, false);
+    msix.set_control(ON);
+    msix.trigger(1);
+    assert_eq!((vectors.take_routes(), vectors.take(1), pending(&msix)), (vec![], 0, 2));
+    msix.set_bus_master(true);
+    assert_eq!((vectors.take_routes(), vectors.take(1), pending(&msix)), (vec![(1, MESSAGE)], 1, 0));
+    msix.set_bus_master(false);
+    msix.set_bus_master(true);
+    assert_eq!((vectors.take_routes(), vectors.take(1)), (vec![], 0));
 }
 
 #[test]

@@ -159,6 +159,21 @@ impl Machine {
         };
     }
 
+    /// Turns bus master on or off, where there is such a thing.
+    pub(super) fn set_bus_master(&self, on: bool) {
+        if let Transport::Pci { machine, function, .. } = &self.transport {
+            function.set_bus_master(machine, on);
+        }
+    }
+
+    /// How often the queue's vector was raised since this was asked last.
+    pub(super) fn messages(&self) -> u64 {
+        match &self.transport {
+            Transport::Mmio { .. } => 0,
+            Transport::Pci { vectors, .. } => vectors.take(QUEUE_VECTOR),
+        }
+    }
+
     /// The transport, as the VM sees it.
     fn whole(&self) -> &dyn transport::Transport {
         match &self.transport {

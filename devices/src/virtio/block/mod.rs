@@ -9,6 +9,8 @@
 
 mod backend;
 #[cfg(test)]
+mod bus_master_tests;
+#[cfg(test)]
 mod control_tests;
 mod device;
 mod engine;

@@ -61,6 +61,8 @@ pub struct Core {
     driver_features: u64,
     /// The host wants no queue to run.
     paused: bool,
+    /// The guest lets the device touch its memory.
+    bus_master: bool,
     illegal: Throttle,
     /// Each start of a queue takes one: a thread, and memory of the kernel's that it gives back in its own time, are made.
     starts: TokenBucket,
@@ -100,6 +102,7 @@ impl Core {
             status: 0,
             driver_features: 0,
             paused: false,
+            bus_master: true,
             illegal: Throttle::new(),
             starts: starts(),
         })
@@ -258,6 +261,19 @@ impl Core {
         self.start_queues();
     }
 
+    /// Whether the guest lets the device touch its memory; a transport that has no such bit leaves it so.
+    pub fn bus_master(&self) -> bool {
+        self.bus_master
+    }
+
+    /// Turns that on or off. While it is off, all queues are stopped, as nothing less keeps what is under way out of guest
+    /// memory, the kernel's part of it included; they go on where they stopped. A driver that turns it to and fro waits
+    /// for each start as it does after a reset.
+    pub fn set_bus_master(&mut self, bus_master: bool) {
+        self.bus_master = bus_master;
+        if bus_master { self.start_queues() } else { self.stop_queues() }
+    }
+
     /// Stops one queue, and gives its state, from which [`Self::start_queue`] goes on; `None`: there is no such queue, or its
     /// state is lost. When it returns, nothing touches the queue or the buffers in it any more.
     pub fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
@@ -268,10 +284,11 @@ impl Core {
         slot.state.clone()
     }
 
-    /// Starts one queue where it stands, if the driver has set it up and the device isn't stopped. One that can't be started
+    /// Starts one queue where it stands, if the driver has set it up and neither the host nor the guest has the device
+    /// stopped. One that can't be started
     /// asks for a reset.
     pub fn start_queue(&mut self, index: u16) {
-        let may_run = self.status & status::DRIVER_OK != 0 && !self.paused;
+        let may_run = self.status & status::DRIVER_OK != 0 && !self.paused && self.bus_master;
         let Some(slot) = self.slots.get_mut(usize::from(index)).filter(|slot| may_run && slot.ready && !slot.running)
         else {
             return;
@@ -334,7 +351,18 @@ impl Core {
     fn reset(&mut self) {
         self.stop_queues();
         // Every field is named, so that one that is added can't be forgotten.
-        let Self { device, mem: _, notifier, slots, status, driver_features, paused: _, illegal: _, starts: _ } = self;
+        let Self {
+            device,
+            mem: _,
+            notifier,
+            slots,
+            status,
+            driver_features,
+            paused: _,
+            bus_master: _,
+            illegal: _,
+            starts: _,
+        } = self;
         device.reset();
         notifier.clear_needs_reset();
         for Slot { max_size, config, ready, state, running: _, doorbell: _ } in slots {

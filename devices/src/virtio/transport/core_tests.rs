@@ -276,6 +276,50 @@ fn no_queue_starts_while_the_device_is_stopped() {
 }
 
 #[test]
+fn queues_run_only_with_bus_master_on_and_the_device_not_stopped() {
+    let (mut core, calls) = core();
+    core.set_bus_master(false);
+    run(&mut core);
+    assert_eq!((core.status(), take(&calls)), (ALL, vec![]), "DRIVER_OK comes too early");
+    core.set_bus_master(true);
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, NEW)]);
+    core.set_bus_master(true);
+    assert_eq!(take(&calls), []);
+    core.set_bus_master(false);
+    assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1)]);
+    assert_eq!(core.stop(), [(1, stopped())], "its state is there");
+    core.set_bus_master(true);
+    core.set_bus_master(false);
+    core.resume();
+    assert_eq!(take(&calls), [], "either of them is enough");
+    core.start_queue(1);
+    assert_eq!(take(&calls), []);
+    core.set_bus_master(true);
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, stopped())]);
+    core.set_bus_master(false);
+    core.set_status(0);
+    run(&mut core);
+    assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1), Call::Reset], "a reset doesn't turn it on");
+}
+
+#[test]
+fn a_driver_that_turns_bus_master_to_and_fro_gets_no_more_starts_than_by_resets() {
+    let (mut core, calls) = core();
+    let begin = Instant::now();
+    run(&mut core);
+    for _ in 0..STARTS.1 + 40 {
+        core.set_bus_master(false);
+        core.set_bus_master(true);
+    }
+    let most = STARTS.1 + 1 + STARTS.0 * (begin.elapsed().as_millis() as u64 + 1) / 1000;
+    let calls = take(&calls);
+    let starts = calls.iter().filter(|call| matches!(call, Call::Start(..))).count() as u64;
+    let stops = calls.iter().filter(|call| matches!(call, Call::Stop(_))).count() as u64;
+    assert_eq!((starts, stops), (STARTS.1 + 41, STARTS.1 + 40));
+    assert!(starts <= most, "{starts} starts, and {most} at most");
+}
+
+#[test]
 fn a_queue_whose_state_is_lost_asks_for_a_reset_and_does_not_start_over() {
     let (mut core, calls) = core();
     run(&mut core);

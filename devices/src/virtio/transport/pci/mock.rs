@@ -97,6 +97,11 @@ impl MockFunction {
         machine.write(entry + 12, &0u32.to_le_bytes());
     }
 
+    /// Turns bus master on or off; memory decode stays on.
+    pub fn set_bus_master(&self, machine: &MockMachine, on: bool) {
+        machine.set_config(self.device, 4, &[if on { MEMORY_AND_MASTER } else { 0b010 }]);
+    }
+
     /// Rings a doorbell.
     pub fn notify(&self, machine: &MockMachine, queue: u16) {
         let address = self.notify + self.notify_off_multiplier * u64::from(queue);
