@@ -19,6 +19,8 @@ mod hostile_tests;
 mod image;
 #[cfg(test)]
 mod machine;
+#[cfg(test)]
+mod neighbour;
 mod options;
 mod qcow2;
 mod raw;
