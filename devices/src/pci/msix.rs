@@ -191,7 +191,16 @@ impl Msix {
 
     fn settle_all(&self, table: &mut Table) {
         let on = table.on();
+        let new = |entry: &Entry| on && !entry.masked && entry.routed != Some(entry.message);
+        let messages =
+            (0..).zip(&table.entries).filter(|(_, entry)| new(entry)).map(|(index, entry)| (index, entry.message));
+        let messages: Vec<_> = messages.collect();
+        // Should the host refuse them, each is tried alone below: only those that it doesn't take are silent.
+        let routed = messages.len() > 1 && self.vectors.route(&messages).is_ok();
         for (index, entry) in (0..).zip(&mut table.entries) {
+            if routed && new(entry) {
+                entry.routed = Some(entry.message);
+            }
             self.settle(index, entry, on);
         }
     }
@@ -202,7 +211,7 @@ impl Msix {
         let Some(gate) = self.gates.get(usize::from(index)) else { return };
         let mut open = on && !entry.masked;
         if open && entry.routed != Some(entry.message) {
-            match self.vectors.route(index, entry.message) {
+            match self.vectors.route(&[(index, entry.message)]) {
                 Ok(()) => entry.routed = Some(entry.message),
                 Err(error) => {
                     if let Some(times) = self.refused.hit() {

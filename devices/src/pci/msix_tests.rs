@@ -121,6 +121,34 @@ fn a_message_is_routed_only_once_it_may_be_sent() {
 }
 
 #[test]
+fn vectors_that_are_let_go_together_are_routed_together() {
+    let (msix, vectors) = msix(64);
+    let message = |index: u64| MsiMessage { data: 0x4000 + index as u32, ..MESSAGE };
+    msix.set_control(ON_BUT_MASKED);
+    for index in 0..63 {
+        set_message(&msix, index, message(index));
+        set_mask(&msix, index, index % 2 == 1);
+    }
+    msix.trigger(2);
+    msix.set_control(ON);
+    let expected: Vec<_> = (0..63).step_by(2).map(|index| (index, message(index.into()))).collect();
+    assert_eq!((vectors.take_routes(), vectors.route_calls.load(Ordering::Acquire)), (expected, 1));
+    assert_eq!((vectors.take(2), pending(&msix)), (1, 0));
+    // A message that the host refuses among them silences its own vector only, so each is tried alone then.
+    vectors.refuse.store(true, Ordering::Release);
+    msix.set_control(ON_BUT_MASKED);
+    set_message(&msix, 0, message(100));
+    set_message(&msix, 2, message(102));
+    msix.set_control(ON);
+    let refused = [(0, message(100)), (2, message(102))];
+    assert_eq!(vectors.take_routes(), refused.repeat(2));
+    for index in [0, 2, 4] {
+        msix.trigger(index);
+    }
+    assert_eq!((vectors.take(0), vectors.take(2), vectors.take(4)), (0, 0, 1));
+}
+
+#[test]
 fn a_vector_whose_message_is_refused_is_silent_until_one_is_taken() {
     let (msix, vectors) = msix(1);
     vectors.refuse.store(true, Ordering::Release);
@@ -193,7 +221,7 @@ fn every_access_to_table_and_pending_bits_has_an_answer() {
 struct Counter(AtomicU64);
 
 impl MsiVectors for Counter {
-    fn route(&self, _: u16, _: MsiMessage) -> std::io::Result<()> {
+    fn route(&self, _: &[(u16, MsiMessage)]) -> std::io::Result<()> {
         Ok(())
     }
     fn trigger(&self, _: u16) {
