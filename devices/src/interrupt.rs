@@ -29,12 +29,13 @@ pub struct MsiMessage {
 
 /// The host's side of a device's message-signalled interrupts, numbered from 0.
 pub trait MsiVectors: Debug + Send + Sync {
-    /// From now on, vector `index` is raised by `message`, which is whatever the guest wrote.
+    /// From now on, each of these vectors is raised by the message beside it, which is whatever the guest wrote. To tell of
+    /// many at once costs the host hardly more than to tell of one.
     ///
     /// # Errors
     ///
-    /// When the host has no room for it; the vector keeps its message of before.
-    fn route(&self, index: u16, message: MsiMessage) -> io::Result<()>;
+    /// When the host doesn't take all of them. It may have taken some, and can be asked again for each by itself.
+    fn route(&self, messages: &[(u16, MsiMessage)]) -> io::Result<()>;
 
     /// Raises vector `index` once. One that does not exist, or was never routed, raises nothing.
     fn trigger(&self, index: u16);

@@ -107,7 +107,9 @@ impl Guest {
             }
             assert_eq!(driver.take_used(), Some((0, 513)));
         }
-        self.disks.iter().for_each(|disk| disk.transport.stop());
+        for disk in &self.disks {
+            disk.transport.stop();
+        }
     }
 }
 

@@ -73,21 +73,16 @@ impl Interrupts {
         Ok(Arc::new(Vectors { interrupts: self.clone(), vectors: vectors.map_err(no("an interrupt vector"))? }))
     }
 
-    /// Gives `gsi` a message. KVM takes the table whole.
-    fn route(&self, gsi: u32, message: MsiMessage) -> io::Result<()> {
+    /// Gives numbers of interrupts their messages. KVM takes the table whole.
+    fn route(&self, messages: impl Iterator<Item = (u32, MsiMessage)>) -> io::Result<()> {
         let mut routes = self.lock();
-        let before = routes.messages.insert(gsi, message);
-        if before == Some(message) {
-            return Ok(());
+        let mut changed = routes.messages.clone();
+        changed.extend(messages);
+        if changed != routes.messages {
+            self.vm.set_gsi_routing(&table(&changed)?)?;
+            routes.messages = changed;
         }
-        let set = table(&routes.messages).and_then(|table| self.vm.set_gsi_routing(&table).map_err(io::Error::from));
-        if set.is_err() {
-            match before {
-                Some(before) => routes.messages.insert(gsi, before),
-                None => routes.messages.remove(&gsi),
-            };
-        }
-        set
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Routes> {
@@ -137,13 +132,17 @@ struct Vector {
 }
 
 impl MsiVectors for Vectors {
-    fn route(&self, index: u16, message: MsiMessage) -> io::Result<()> {
-        let vector = self.vectors.get(usize::from(index)).ok_or(io::ErrorKind::NotFound)?;
-        self.interrupts.route(vector.gsi, message)?;
-        if !vector.connected.swap(true, Ordering::AcqRel) {
-            let connected = self.interrupts.vm.register_irqfd(&vector.event, vector.gsi);
-            vector.connected.store(connected.is_ok(), Ordering::Release);
-            connected?;
+    fn route(&self, messages: &[(u16, MsiMessage)]) -> io::Result<()> {
+        let vector = |index: &u16| self.vectors.get(usize::from(*index)).ok_or(io::ErrorKind::NotFound);
+        let vectors = messages.iter().map(|(index, _)| vector(index)).collect::<Result<Vec<_>, _>>()?;
+        let gsis = vectors.iter().map(|vector| vector.gsi);
+        self.interrupts.route(gsis.zip(messages.iter().map(|(_, message)| *message)))?;
+        for vector in vectors {
+            if !vector.connected.swap(true, Ordering::AcqRel) {
+                let connected = self.interrupts.vm.register_irqfd(&vector.event, vector.gsi);
+                vector.connected.store(connected.is_ok(), Ordering::Release);
+                connected?;
+            }
         }
         Ok(())
     }

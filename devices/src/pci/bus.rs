@@ -138,8 +138,20 @@ impl PciBus {
 
     /// Reads a register of function 0 of a device; absent ones leave `data` as it is.
     pub(super) fn read_config(&self, device: usize, register: usize, data: &mut [u8]) {
-        if let Some(Slot { function, space, placed: _ }) = self.lock().slots.get_mut(device) {
-            function.reading_config(space, register, data.len());
+        let mut config = self.lock();
+        let Some(Slot { function, space, placed: _ }) = config.slots.get(device) else { return };
+        let Some(access) = function.bar_access(space, register, data.len()) else {
+            return space.read(register, data);
+        };
+        let function = function.clone();
+        drop(config);
+        let mut bytes = [0; 4];
+        if let Some(bytes) = bytes.get_mut(..access.width) {
+            function.read_bar(access.bar, access.offset, bytes);
+        }
+        config = self.lock();
+        if let Some(Slot { space, .. }) = config.slots.get_mut(device) {
+            space.set(access.data, &bytes);
             space.read(register, data);
         }
     }
@@ -149,9 +161,21 @@ impl PciBus {
         let mut config = self.lock();
         let Some(Slot { function, space, placed: _ }) = config.slots.get_mut(device) else { return };
         space.write(register, data);
-        function.wrote_config(space, register, data.len());
+        let function = function.clone();
+        let access = function.bar_access(space, register, data.len());
+        let access = access.map(|access| (access, space.get::<4>(access.data)));
+        let act = function.wrote_config(space, register, data.len());
         if ConfigSpace::is_header(register) {
             self.settle(&mut config.slots);
+        }
+        drop(config);
+        if let Some((access, bytes)) = access
+            && let Some(bytes) = bytes.get(..access.width)
+        {
+            function.write_bar(access.bar, access.offset, bytes);
+        }
+        if act {
+            function.act_on_config();
         }
     }
 

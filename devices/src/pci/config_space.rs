@@ -25,7 +25,7 @@ mod register {
 
 /// Command: answer in memory space.
 const MEMORY_SPACE: u16 = 1 << 1;
-/// Command: may write to memory. Held for the guest to read; no function acts on it.
+/// Command: may read and write memory, and send messages, which are writes (§6.2.2).
 const BUS_MASTER: u16 = 1 << 2;
 /// Command: no INTx, which no function has.
 const INTERRUPT_DISABLE: u16 = 1 << 10;
@@ -174,6 +174,16 @@ impl ConfigSpace {
         let mut data = [0; N];
         self.read(offset, &mut data);
         data
+    }
+
+    /// Whether an access of `len` bytes at `offset` is one to the command register, or to that and others.
+    pub fn is_command(offset: usize, len: usize) -> bool {
+        offset < register::STATUS && offset.saturating_add(len) > register::COMMAND
+    }
+
+    /// Whether the guest lets the function read and write memory and send messages.
+    pub fn bus_master(&self) -> bool {
+        u16::from_le_bytes(self.get(register::COMMAND)) & BUS_MASTER != 0
     }
 
     pub(super) fn bars(&self) -> &[Bar] {

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -32,8 +32,10 @@ pub const WINDOWS: [Window; 2] =
 /// Vectors that count what they are asked for.
 #[derive(Debug)]
 pub struct MockVectors {
-    /// All calls of `route`, in order.
+    /// All that `route` was called with, in order.
     pub routes: Mutex<Vec<(u16, MsiMessage)>>,
+    /// How often it was called.
+    pub route_calls: AtomicU64,
     /// Whether `route` fails.
     pub refuse: AtomicBool,
     /// Written once for each trigger, one a vector. They don't block.
@@ -47,7 +49,8 @@ impl MockVectors {
     pub fn new(count: u16) -> Arc<Self> {
         let raised = (0..count).map(|_| EventFd::new(libc::EFD_NONBLOCK).unwrap()).collect();
         let any = EventFd::new(0).unwrap();
-        Arc::new(Self { routes: Mutex::default(), refuse: AtomicBool::new(false), raised, any })
+        let route_calls = AtomicU64::new(0);
+        Arc::new(Self { routes: Mutex::default(), route_calls, refuse: AtomicBool::new(false), raised, any })
     }
 
     /// How often a vector was triggered since this was asked last.
@@ -55,15 +58,16 @@ impl MockVectors {
         self.raised.get(usize::from(index)).and_then(|raised| raised.read().ok()).unwrap_or(0)
     }
 
-    /// All calls of `route` since this was asked last.
+    /// All that `route` was called with since this was asked last.
     pub fn take_routes(&self) -> Vec<(u16, MsiMessage)> {
         std::mem::take(&mut *self.routes.lock().unwrap())
     }
 }
 
 impl MsiVectors for MockVectors {
-    fn route(&self, index: u16, message: MsiMessage) -> io::Result<()> {
-        self.routes.lock().unwrap().push((index, message));
+    fn route(&self, messages: &[(u16, MsiMessage)]) -> io::Result<()> {
+        self.routes.lock().unwrap().extend(messages);
+        self.route_calls.fetch_add(1, Ordering::AcqRel);
         if self.refuse.load(Ordering::Acquire) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 

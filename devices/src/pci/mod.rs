@@ -7,10 +7,11 @@
 //! addresses, and never one that it isn't given: an address that is no good leaves the function silent until a better
 //! one is written.
 //!
-//! **Locks.** Configuration is behind one lock, as it is one bus on a PC. It may be held while a function's own locks or
-//! the map of addresses is taken, never the other way round; and a function is called without the map's lock. Routes are
-//! changed and doorbells bound with locks held: the host's side of that must not come back here. The path on which a
-//! device raises an interrupt takes none of them.
+//! **Locks.** Configuration is behind one lock, as it is one bus on a PC, and the map of addresses behind another. With
+//! the first one held, a function takes note of what was written, routes are changed and doorbells bound: what the host
+//! does at once, and must not come back here for. No lock of the bus is held while a function does what may wait, such
+//! as a reset that stops its workers: a device that takes its time holds up no access to another one. The path on which
+//! a device raises an interrupt takes none of them.
 
 mod access;
 mod address_map;
@@ -24,4 +25,4 @@ pub mod msix;
 
 pub use bus::{PciBus, PciError, Window};
 pub use config_space::{ConfigError, ConfigSpace, Identity};
-pub use function::PciFunction;
+pub use function::{BarAccess, PciFunction};

@@ -44,7 +44,16 @@ struct Entry {
 #[derive(Debug)]
 struct Table {
     control: u16,
+    /// The function may send messages.
+    bus_master: bool,
     entries: Vec<Entry>,
+}
+
+impl Table {
+    /// Whether messages go out, unless their vector is masked.
+    fn on(&self) -> bool {
+        self.bus_master && self.control & (ENABLE | FUNCTION_MASK) == ENABLE
+    }
 }
 
 /// The table, the pending bits, and the way to the host.
@@ -69,7 +78,7 @@ impl Msix {
             vectors,
             enabled: AtomicBool::new(false),
             gates: (0..count).map(|_| AtomicU8::new(0)).collect(),
-            table: Mutex::new(Table { control: 0, entries: (0..count).map(entry).collect() }),
+            table: Mutex::new(Table { control: 0, bus_master: true, entries: (0..count).map(entry).collect() }),
             refused: Throttle::new(),
         }
     }
@@ -97,13 +106,18 @@ impl Msix {
     /// The guest has written Message Control.
     pub fn set_control(&self, control: u16) {
         let mut table = self.lock();
-        let Table { control: old, entries } = &mut *table;
-        if std::mem::replace(old, control) == control {
+        if std::mem::replace(&mut table.control, control) == control {
             return;
         }
         self.enabled.store(control & ENABLE != 0, Ordering::Release);
-        for (index, entry) in (0..).zip(entries) {
-            self.settle(index, entry, control);
+        self.settle_all(&mut table);
+    }
+
+    /// Whether the function may send messages, which are writes to memory: while it may not, each vector keeps one pending.
+    pub fn set_bus_master(&self, bus_master: bool) {
+        let mut table = self.lock();
+        if std::mem::replace(&mut table.bus_master, bus_master) != bus_master {
+            self.settle_all(&mut table);
         }
     }
 
@@ -147,7 +161,8 @@ impl Msix {
         }
         let Ok(index) = u16::try_from(offset / ENTRY_SIZE) else { return };
         let mut table = self.lock();
-        let Table { control, entries } = &mut *table;
+        let on = table.on();
+        let Table { entries, .. } = &mut *table;
         let Some(entry) = entries.get_mut(usize::from(index)) else { return };
         let (words, _) = data.as_chunks();
         for (word, at) in words.iter().zip((offset % ENTRY_SIZE..).step_by(4)) {
@@ -159,7 +174,7 @@ impl Msix {
                 _ => entry.masked = value & VECTOR_MASK != 0,
             }
         }
-        self.settle(index, entry, *control);
+        self.settle(index, entry, on);
     }
 
     /// Reads the pending bits; the guest can't write them.
@@ -174,13 +189,29 @@ impl Msix {
         });
     }
 
-    /// Opens or closes a vector's gate, as the registers now say. A message goes to the host only when it counts: routes
+    fn settle_all(&self, table: &mut Table) {
+        let on = table.on();
+        let new = |entry: &Entry| on && !entry.masked && entry.routed != Some(entry.message);
+        let messages =
+            (0..).zip(&table.entries).filter(|(_, entry)| new(entry)).map(|(index, entry)| (index, entry.message));
+        let messages: Vec<_> = messages.collect();
+        // Should the host refuse them, each is tried alone below: only those that it doesn't take are silent.
+        let routed = messages.len() > 1 && self.vectors.route(&messages).is_ok();
+        for (index, entry) in (0..).zip(&mut table.entries) {
+            if routed && new(entry) {
+                entry.routed = Some(entry.message);
+            }
+            self.settle(index, entry, on);
+        }
+    }
+
+    /// Opens or closes a vector's gate, as its entry now says; all are closed unless MSI-X is on. A message goes to the host only when it counts: routes
     /// are expensive, and a guest writes a masked entry in pieces.
-    fn settle(&self, index: u16, entry: &mut Entry, control: u16) {
+    fn settle(&self, index: u16, entry: &mut Entry, on: bool) {
         let Some(gate) = self.gates.get(usize::from(index)) else { return };
-        let mut open = control & (ENABLE | FUNCTION_MASK) == ENABLE && !entry.masked;
+        let mut open = on && !entry.masked;
         if open && entry.routed != Some(entry.message) {
-            match self.vectors.route(index, entry.message) {
+            match self.vectors.route(&[(index, entry.message)]) {
                 Ok(()) => entry.routed = Some(entry.message),
                 Err(error) => {
                     if let Some(times) = self.refused.hit() {

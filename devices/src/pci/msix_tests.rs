@@ -80,7 +80,8 @@ type Step = fn(&Msix);
 /// What keeps a vector from firing, and what lets it.
 #[test]
 fn a_trigger_while_masked_fires_once_when_unmasked() {
-    let closed_and_opened: [(&str, Step, Step); 3] = [
+    let closed_and_opened: [(&str, Step, Step); 4] = [
+        ("bus master", |msix| msix.set_bus_master(false), |msix| msix.set_bus_master(true)),
         ("vector mask", |msix| set_mask(msix, 0, true), |msix| set_mask(msix, 0, false)),
         ("function mask", |msix| msix.set_control(ON_BUT_MASKED), |msix| msix.set_control(ON)),
         ("disabled", |msix| msix.set_control(0), |msix| msix.set_control(ON)),
@@ -101,6 +102,50 @@ fn a_trigger_while_masked_fires_once_when_unmasked() {
         open(&msix);
         assert_eq!(vectors.take(0), 0, "{what}");
     }
+}
+
+#[test]
+fn a_message_is_routed_only_once_it_may_be_sent() {
+    let (msix, vectors) = msix(2);
+    msix.set_bus_master(false);
+    set_message(&msix, 1, MESSAGE);
+    set_mask(&msix, 1, false);
+    msix.set_control(ON);
+    msix.trigger(1);
+    assert_eq!((vectors.take_routes(), vectors.take(1), pending(&msix)), (vec![], 0, 2));
+    msix.set_bus_master(true);
+    assert_eq!((vectors.take_routes(), vectors.take(1), pending(&msix)), (vec![(1, MESSAGE)], 1, 0));
+    msix.set_bus_master(false);
+    msix.set_bus_master(true);
+    assert_eq!((vectors.take_routes(), vectors.take(1)), (vec![], 0));
+}
+
+#[test]
+fn vectors_that_are_let_go_together_are_routed_together() {
+    let (msix, vectors) = msix(64);
+    let message = |index: u64| MsiMessage { data: 0x4000 + index as u32, ..MESSAGE };
+    msix.set_control(ON_BUT_MASKED);
+    for index in 0..63 {
+        set_message(&msix, index, message(index));
+        set_mask(&msix, index, index % 2 == 1);
+    }
+    msix.trigger(2);
+    msix.set_control(ON);
+    let expected: Vec<_> = (0..63).step_by(2).map(|index| (index, message(index.into()))).collect();
+    assert_eq!((vectors.take_routes(), vectors.route_calls.load(Ordering::Acquire)), (expected, 1));
+    assert_eq!((vectors.take(2), pending(&msix)), (1, 0));
+    // A message that the host refuses among them silences its own vector only, so each is tried alone then.
+    vectors.refuse.store(true, Ordering::Release);
+    msix.set_control(ON_BUT_MASKED);
+    set_message(&msix, 0, message(100));
+    set_message(&msix, 2, message(102));
+    msix.set_control(ON);
+    let refused = [(0, message(100)), (2, message(102))];
+    assert_eq!(vectors.take_routes(), refused.repeat(2));
+    for index in [0, 2, 4] {
+        msix.trigger(index);
+    }
+    assert_eq!((vectors.take(0), vectors.take(2), vectors.take(4)), (0, 0, 1));
 }
 
 #[test]
@@ -176,7 +221,7 @@ fn every_access_to_table_and_pending_bits_has_an_answer() {
 struct Counter(AtomicU64);
 
 impl MsiVectors for Counter {
-    fn route(&self, _: u16, _: MsiMessage) -> std::io::Result<()> {
+    fn route(&self, _: &[(u16, MsiMessage)]) -> std::io::Result<()> {
         Ok(())
     }
     fn trigger(&self, _: u16) {

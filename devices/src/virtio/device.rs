@@ -49,8 +49,9 @@ pub trait VirtioDevice: Debug + Send {
         let _ = index;
     }
 
-    /// Stops queue `index` and gives its state back; `None` when it was not running. When it returns, nothing touches
-    /// the queue or the buffers in it any more.
+    /// Stops queue `index` and gives its whole state back, of which the device keeps nothing; `None` when it was not
+    /// running, or what ran it has failed so that its state is lost. When it returns, nothing touches the queue or the
+    /// buffers in it any more.
     fn stop_queue(&mut self, index: u16) -> Option<QueueState>;
 
     /// Forgets what the driver has set. All queues are stopped when it is called.

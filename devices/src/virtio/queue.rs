@@ -28,13 +28,16 @@ pub struct QueueConfig {
     pub used_ring: u64,
 }
 
-/// Where a stopped queue goes on when it is started again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where a stopped queue goes on when it is started again: all that there is to know of it besides its registers and
+/// guest memory. It may come from a file, so [`Queue::new`] believes none of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueState {
     /// The available index that is looked at next.
     pub next_avail: u16,
     /// The used index that is written next.
     pub next_used: u16,
+    /// The heads that were taken and not given back, in the order in which they are taken again.
+    pub in_flight: Vec<u16>,
 }
 
 /// A queue that can't be run, or not any further.
@@ -96,6 +99,32 @@ pub enum QueueError {
         /// What the driver wrote.
         head: u16,
     },
+    /// A state has more chains in flight than there are descriptors.
+    #[error("{count} chains in flight are more than the {size} descriptors of the queue")]
+    TooManyInFlight {
+        /// Heads in the state.
+        count: usize,
+        /// Descriptors.
+        size: u16,
+    },
+    /// A state has a chain in flight twice.
+    #[error("head {head} is in flight twice")]
+    InFlightTwice {
+        /// The chain.
+        head: u16,
+    },
+    /// Every chain that was taken moved one index, every chain that was given back the other.
+    #[error(
+        "from used index {next_used} to available index {next_avail} is not {count}, the number of chains in flight"
+    )]
+    InconsistentState {
+        /// The available index that would be looked at next.
+        next_avail: u16,
+        /// The used index that would be written next.
+        next_used: u16,
+        /// Heads in the state.
+        count: usize,
+    },
     /// A completion for a chain that is not in flight: an error of the device, which the ring must not see.
     #[error("head {head} is not in flight")]
     NotInFlight {
@@ -120,13 +149,15 @@ pub struct Queue {
     mem: GuestRam,
     indirect: bool,
     in_flight: InFlight,
+    /// Those of them that are to be taken again, the next one last.
+    again: Vec<u16>,
     /// The available index as it was when it was last read.
     seen: u16,
 }
 
 impl Queue {
     /// Checks what the driver has set up against `max_size` and the RAM there is, and makes a queue of it that goes on
-    /// from `state`. `accepted` are the features that the driver accepted.
+    /// from `state`, which is checked too. `accepted` are the features that the driver accepted.
     pub fn new(
         config: QueueConfig,
         max_size: u16,
@@ -138,9 +169,13 @@ impl Queue {
         if size > max_size || !size.is_power_of_two() {
             return Err(QueueError::BadSize { size, max: max_size });
         }
-        let ring = SplitRing::new(config, accepted & features::RING_EVENT_IDX != 0, state, &mem)?;
+        let in_flight = InFlight::new(size, &state)?;
+        let QueueState { next_avail, next_used, in_flight: mut again } = state;
+        again.reverse();
+        let event_idx = accepted & features::RING_EVENT_IDX != 0;
+        let ring = SplitRing::new(config, event_idx, (next_avail, next_used), &mem)?;
         let indirect = accepted & features::RING_INDIRECT_DESC != 0;
-        Ok(Self { ring, mem, indirect, in_flight: InFlight::new(size), seen: state.next_avail })
+        Ok(Self { ring, mem, indirect, in_flight, again, seen: next_avail })
     }
 
     /// Descriptors.
@@ -185,26 +220,15 @@ impl Queue {
         Ok(Some((head, self.read(head, chain)?)))
     }
 
-    /// Takes a chain again that was in flight when the queue was stopped, into `chain`. The driver must not have touched
-    /// it since; if it has, the chain is checked like any other.
-    pub fn take_again(&mut self, head: u16, chain: &mut Chain) -> Result<Popped, QueueError> {
-        let size = self.ring.size();
-        if head >= size {
-            return Err(QueueError::HeadOutOfRange { head, size });
-        }
-        if !self.in_flight.insert(head) {
-            return Err(QueueError::HeadInFlight { head });
-        }
-        Ok((head, self.read(head, chain)?))
+    /// Takes the next chain again that was in flight when the queue was stopped, into `chain`; they come before all that
+    /// [`Self::pop`] takes. The driver must not have touched it since; if it has, the chain is checked like any other.
+    pub fn take_again(&mut self, chain: &mut Chain) -> Result<Option<Popped>, QueueError> {
+        let Some(head) = self.again.pop() else { return Ok(None) };
+        Ok(Some((head, self.read(head, chain)?)))
     }
 
     fn read(&self, head: u16, chain: &mut Chain) -> Result<Result<(), ChainError>, QueueError> {
         Ok(chain.read(&self.mem, self.ring.table()?, head, self.indirect))
-    }
-
-    /// The chains that were taken and not given back.
-    pub fn in_flight(&self) -> impl Iterator<Item = u16> {
-        (0..self.ring.size()).filter(|head| self.in_flight.contains(*head))
     }
 
     /// Gives a chain back to the driver. `written` is how many bytes were written to its device-writable part.
@@ -233,7 +257,8 @@ impl Queue {
 
     /// Where the queue stands.
     pub fn state(&self) -> QueueState {
-        self.ring.state()
+        let in_flight = (0..self.ring.size()).filter(|head| self.in_flight.contains(*head)).collect();
+        QueueState { next_avail: self.ring.next_avail(), next_used: self.ring.next_used(), in_flight }
     }
 }
 
@@ -244,8 +269,26 @@ struct InFlight {
 }
 
 impl InFlight {
-    fn new(size: u16) -> Self {
-        Self { words: vec![0; usize::from(size).div_ceil(64)] }
+    /// What is in flight in `state`, of a queue of `size` descriptors.
+    fn new(size: u16, state: &QueueState) -> Result<Self, QueueError> {
+        let QueueState { next_avail, next_used, in_flight } = state;
+        let (next_avail, next_used, count) = (*next_avail, *next_used, in_flight.len());
+        if count > usize::from(size) {
+            return Err(QueueError::TooManyInFlight { count, size });
+        }
+        if usize::from(next_avail.wrapping_sub(next_used)) != count {
+            return Err(QueueError::InconsistentState { next_avail, next_used, count });
+        }
+        let mut this = Self { words: vec![0; usize::from(size).div_ceil(64)] };
+        for &head in in_flight {
+            if head >= size {
+                return Err(QueueError::HeadOutOfRange { head, size });
+            }
+            if !this.insert(head) {
+                return Err(QueueError::InFlightTwice { head });
+            }
+        }
+        Ok(this)
     }
 
     fn word(&mut self, head: u16) -> Option<(&mut u64, u64)> {

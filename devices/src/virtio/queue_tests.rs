@@ -41,7 +41,64 @@ fn a_queue_goes_on_where_it_was_stopped() {
         assert!(driver.take_used().is_some());
         state = queue.state();
     }
-    assert_eq!(state, QueueState { next_avail: 20, next_used: 20 });
+    assert_eq!(state, QueueState { next_avail: 20, next_used: 20, in_flight: vec![] });
+}
+
+#[test]
+fn what_was_in_flight_goes_with_the_state_and_is_taken_again_first() {
+    let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+    let mut chain = Chain::with_capacity(8);
+    let mut queue = start(&driver, 0);
+    let heads: Vec<u16> = (1..=5).map(|len| driver.submit(&[readable(0x4000, len)])).collect();
+    for _ in &heads {
+        queue.pop(&mut chain).unwrap().unwrap().1.unwrap();
+    }
+    queue.complete(heads[2], 0).unwrap();
+    let state = queue.state();
+    assert_eq!(state, QueueState { next_avail: 5, next_used: 1, in_flight: vec![0, 1, 3, 4] });
+
+    // It is in flight before it is taken again, so a queue that is stopped once more at once loses nothing.
+    let mut queue = Queue::new(driver.config, 8, 0, state.clone(), driver.mem.clone()).unwrap();
+    assert_eq!(queue.state(), state);
+    driver.offer(3);
+    assert_eq!(queue.pop(&mut chain).unwrap_err(), QueueError::HeadInFlight { head: 3 });
+    for head in [0, 1, 3, 4] {
+        assert_eq!(queue.take_again(&mut chain), Ok(Some((head, Ok(())))));
+        assert_eq!(chain.readable_len(), u32::from(head) + 1);
+        queue.complete(head, 0).unwrap();
+    }
+    assert_eq!(queue.take_again(&mut chain), Ok(None));
+    assert_eq!(queue.pop(&mut chain).unwrap(), Some((3, Ok(()))));
+    let used: Vec<_> = std::iter::from_fn(|| driver.take_used()).map(|(head, _)| head).collect();
+    assert_eq!(used, [2, 0, 1, 3, 4]);
+}
+
+#[test]
+fn a_hostile_state_is_refused() {
+    let state =
+        |next_avail, next_used, in_flight: &[u16]| QueueState { next_avail, next_used, in_flight: in_flight.into() };
+    let inconsistent = |next_avail, next_used, count| QueueError::InconsistentState { next_avail, next_used, count };
+    let many: Vec<u16> = (0..9).collect();
+    let cases = [
+        ("a head beyond the queue", state(1, 0, &[8]), QueueError::HeadOutOfRange { head: 8, size: 8 }),
+        ("a head far beyond", state(3, 1, &[0, 0xffff]), QueueError::HeadOutOfRange { head: 0xffff, size: 8 }),
+        ("a head twice", state(3, 0, &[1, 2, 1]), QueueError::InFlightTwice { head: 1 }),
+        ("more than there are", state(9, 0, &many), QueueError::TooManyInFlight { count: 9, size: 8 }),
+        ("very many", state(0, 0, &[0; 0x1_0000]), QueueError::TooManyInFlight { count: 0x1_0000, size: 8 }),
+        ("one that no index knows of", state(5, 5, &[0]), inconsistent(5, 5, 1)),
+        ("one that is missing", state(5, 3, &[0]), inconsistent(5, 3, 1)),
+        ("more used than available", state(3, 4, &[0]), inconsistent(3, 4, 1)),
+        ("indices apart by more than the queue", state(0x8000, 0, &[]), inconsistent(0x8000, 0, 0)),
+    ];
+    let driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+    for (name, state, expected) in cases {
+        let refused = Queue::new(driver.config, 256, 0, state, driver.mem.clone()).unwrap_err();
+        assert_eq!(refused, expected, "{name}");
+    }
+    for good in [state(2, 0xffff, &[7, 0, 3]), state(8, 0, &many[..8])] {
+        let queue = Queue::new(driver.config, 256, 0, good.clone(), driver.mem.clone()).unwrap();
+        assert_eq!(queue.state().in_flight.len(), good.in_flight.len());
+    }
 }
 
 #[test]

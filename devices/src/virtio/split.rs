@@ -11,7 +11,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, MmapRegion, VolatileMemory, VolatileSlice};
 
-use super::queue::{QueueConfig, QueueError, QueueState};
+use super::queue::{QueueConfig, QueueError};
 use crate::GuestRam;
 
 /// A descriptor (virtio 1.3 §2.7.5), as it was when it was read.
@@ -124,11 +124,11 @@ pub(super) struct SplitRing {
 }
 
 impl SplitRing {
-    /// A ring of a size that was checked: a power of two.
+    /// A ring of a size that was checked, a power of two, that goes on at these indices.
     pub(super) fn new(
         config: QueueConfig,
         event_idx: bool,
-        state: QueueState,
+        (next_avail, next_used): (u16, u16),
         mem: &GuestRam,
     ) -> Result<Self, QueueError> {
         let QueueConfig { size, descriptor_table, avail_ring, used_ring } = config;
@@ -139,7 +139,6 @@ impl SplitRing {
             }
             Part::new(mem, address, len).ok_or(QueueError::NotInRam { part, address, len })
         };
-        let QueueState { next_avail, next_used } = state;
         Ok(Self {
             size,
             table: part("descriptor table", descriptor_table, 16, entries.saturating_mul(16))?,
@@ -157,12 +156,12 @@ impl SplitRing {
         self.size
     }
 
-    pub(super) fn state(&self) -> QueueState {
-        QueueState { next_avail: self.next_avail, next_used: self.next_used }
-    }
-
     pub(super) fn next_avail(&self) -> u16 {
         self.next_avail
+    }
+
+    pub(super) fn next_used(&self) -> u16 {
+        self.next_used
     }
 
     pub(super) fn table(&self) -> Result<DescriptorTable<'_>, QueueError> {

@@ -50,7 +50,7 @@ fn a_queue_that_waits_for_its_limit_has_taken_nothing_and_loses_nothing() {
         let untouched = vec![UNTOUCHED; 3 * 512];
         assert_eq!((rig.driver.used_index(), rig.guest(DATA, 3 * 512)), (0, untouched.clone()));
         let state = rig.block.stop_queue(0).unwrap();
-        assert_eq!((state, rig.driver.used_index()), (QueueState::default(), 0));
+        assert_eq!((&state, rig.driver.used_index()), (&QueueState::default(), 0));
         assert_eq!((rig.guest(DATA, 3 * 512), rig.guest(STATUS, 3)), (untouched, vec![UNTOUCHED; 3]));
 
         rig.block = Block::new("vda", rig.file.try_clone().unwrap(), options(engine)).unwrap();
@@ -168,11 +168,36 @@ fn a_held_write_is_done_when_there_is_room_again() {
 }
 
 #[test]
+fn a_held_write_that_is_to_be_durable_loses_nothing() {
+    for engine in ENGINES {
+        let mut rig = Rig::new(BlockOptions { on_error: OnError::Stop, ..options(engine) });
+        // Without FLUSH every write is durable when it completes.
+        rig.features &= !spec::F_FLUSH;
+        let raw = |rig: &Rig, full| rig.block.image().backend.raw().unwrap().full.store(full, Ordering::Release);
+        raw(&rig, true);
+        rig.start(QueueState::default());
+        rig.mem.write_slice(&[0x77; 512], GuestAddress(DATA + 0x1000)).unwrap();
+        rig.mem.write_obj([u64::from(spec::T_OUT), 9], GuestAddress(HEADER + 0x100)).unwrap();
+        let status = writable(STATUS + 1, 1);
+        let head = rig.driver.submit(&[readable(HEADER + 0x100, 16), readable(DATA + 0x1000, 512), status]);
+        assert_eq!(rig.simple(spec::T_IN, 0, writable(DATA, 512)), (spec::S_OK, 513));
+        assert_eq!(rig.block.control().held(), 1);
+        let state = rig.block.stop_queue(0).unwrap();
+        raw(&rig, false);
+        rig.start(state);
+        assert_written(&mut rig, head.into());
+        assert_eq!(rig.simple(spec::T_OUT, 3, readable(DATA, 512)), (spec::S_OK, 1), "and others go on");
+    }
+}
+
+#[test]
 fn a_held_write_outlives_a_pause_and_not_a_reset() {
     for engine in ENGINES {
         let (mut rig, head) = held(options(engine));
         let state = rig.block.stop_queue(0).unwrap();
-        assert_eq!((state, rig.block.control().held()), (QueueState { next_avail: 2, next_used: 1 }, 0));
+        let in_flight = vec![head as u16];
+        assert_eq!(state, QueueState { next_avail: 2, next_used: 1, in_flight });
+        assert_eq!(rig.block.control().held(), 0);
         rig.block.image().backend.raw().unwrap().full.store(false, Ordering::Release);
         rig.start(state);
         assert_written(&mut rig, head);
@@ -252,7 +277,7 @@ fn each_queue_runs_by_itself() {
         rig.write_header(spec::T_IN, 5);
         for index in [0, 2, 1] {
             if index == 1 {
-                let resources = resources(&drivers[1], 1, state, &rig);
+                let resources = resources(&drivers[1], 1, state.clone(), &rig);
                 rig.block.start_queue(1, resources, 0).unwrap();
             }
             let driver = &mut drivers[index];
@@ -320,7 +345,7 @@ fn what_all_queues_write_at_once_is_all_there() {
 }
 
 /// A disk whose file is a pipe, and which has two requests of 4 KiB: one is done, the kernel has the other one.
-fn in_kernel(kind: u32) -> (Rig, Pipe) {
+pub(super) fn in_kernel(kind: u32) -> (Rig, Pipe) {
     let pipe = Pipe::new();
     let mut rig = Rig::new(BlockOptions { direct: true, ..options(EngineChoice::IoUring) });
     let end = if kind == spec::T_IN { &pipe.reader } else { &pipe.writer };
@@ -345,7 +370,7 @@ fn in_kernel(kind: u32) -> (Rig, Pipe) {
 fn a_stop_takes_a_read_back_from_the_kernel_and_the_next_start_does_it() {
     let (mut rig, pipe) = in_kernel(spec::T_IN);
     let state = rig.block.stop_queue(0).unwrap();
-    assert_eq!(state, QueueState { next_avail: 2, next_used: 1 });
+    assert_eq!(state, QueueState { next_avail: 2, next_used: 1, in_flight: vec![3] });
     let before = rig.guest(0, 0x40_0000);
     pipe.fill(&[0x22; pipe::CAPACITY]);
     assert_eq!(pipe.drain(), [0x22; pipe::CAPACITY], "nobody reads it");
@@ -362,7 +387,7 @@ fn a_stop_takes_a_read_back_from_the_kernel_and_the_next_start_does_it() {
 fn a_stop_takes_a_write_back_from_the_kernel_and_the_next_start_does_it() {
     let (mut rig, pipe) = in_kernel(spec::T_OUT);
     let state = rig.block.stop_queue(0).unwrap();
-    assert_eq!(state, QueueState { next_avail: 2, next_used: 1 });
+    assert_eq!(state, QueueState { next_avail: 2, next_used: 1, in_flight: vec![3] });
     assert_eq!(pipe.drain(), [UNTOUCHED; pipe::CAPACITY]);
     assert_eq!(pipe.drain(), [], "nothing comes after it");
 

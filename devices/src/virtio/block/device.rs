@@ -10,25 +10,18 @@ use super::options::{BlockOptions, CacheMode, EngineChoice, ImageFormat, Topolog
 use super::raw::Raw;
 use super::request::{MAX_RANGE_SECTORS, MAX_RANGES};
 use super::spec;
-use super::worker::{Stopped, Worker};
+use super::worker::Worker;
 use crate::sys::ring::Setup;
 use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
 use crate::virtio::queue::QueueState;
-
-/// What is kept of a queue that doesn't run, or runs.
-#[derive(Debug, Default)]
-struct QueueSlot {
-    worker: Option<Worker>,
-    /// Chains that were in flight when the queue was stopped.
-    unfinished: Vec<u16>,
-}
 
 /// A block device, each queue of which is served by a thread of its own.
 #[derive(Debug)]
 pub struct Block {
     image: Arc<Image>,
     queue_sizes: Vec<u16>,
-    queues: Vec<QueueSlot>,
+    /// The queues that run.
+    queues: Vec<Option<Worker>>,
 }
 
 impl Block {
@@ -58,7 +51,7 @@ impl Block {
         }
         let image = Arc::new(Image::new(name, file, options)?);
         let count = usize::from(image.options.queues);
-        let queues = std::iter::repeat_with(QueueSlot::default).take(count).collect();
+        let queues = std::iter::repeat_with(|| None).take(count).collect();
         Ok(Self { queue_sizes: vec![image.options.queue_size; count], image, queues })
     }
 
@@ -67,7 +60,7 @@ impl Block {
         BlockControl(Arc::downgrade(&self.image))
     }
 
-    fn queue(&mut self, index: u16) -> Option<&mut QueueSlot> {
+    fn queue(&mut self, index: u16) -> Option<&mut Option<Worker>> {
         self.queues.get_mut(usize::from(index))
     }
 
@@ -151,38 +144,31 @@ impl VirtioDevice for Block {
     fn start_queue(&mut self, index: u16, resources: QueueResources, features: u64) -> Result<(), StartError> {
         let image = self.image.clone();
         let slot = self.queue(index).ok_or(StartError::NoSuchQueue { index })?;
-        if slot.worker.is_some() {
+        if slot.is_some() {
             return Err(StartError::Running { index });
         }
         // A driver that knows no FLUSH must find its writes durable when they complete (virtio 1.3 §5.2.6.2).
         let durable = features & spec::F_FLUSH == 0;
-        let unfinished = std::mem::take(&mut slot.unfinished);
-        let worker = Worker::start(index, image, resources, durable, unfinished)
-            .map_err(|source| StartError::Host { index, source })?;
-        slot.worker = Some(worker);
+        let worker = Worker::start(index, image, resources, durable);
+        *slot = Some(worker.map_err(|source| StartError::Host { index, source })?);
         Ok(())
     }
 
     fn request_stop(&mut self, index: u16) {
-        if let Some(slot) = self.queue(index) {
-            slot.worker.iter().for_each(Worker::request_stop);
+        if let Some(Some(worker)) = self.queue(index) {
+            worker.request_stop();
         }
     }
 
     fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
-        let slot = self.queue(index)?;
-        let Stopped { state, unfinished } = slot.worker.take()?.stop();
-        slot.unfinished = unfinished;
+        let state = self.queue(index)?.take()?.stop();
         self.image.set_doorbell(index, None);
-        Some(state)
+        state
     }
 
     fn reset(&mut self) {
-        // All that is kept of what a driver has set are the requests that it wanted.
-        let Self { image: _, queue_sizes: _, queues } = self;
-        for QueueSlot { worker: _, unfinished } in queues {
-            unfinished.clear();
-        }
+        // Nothing is kept of what a driver has set: not even the requests that it wanted, which are its queues' state.
+        let Self { image: _, queue_sizes: _, queues: _ } = self;
     }
 }
 

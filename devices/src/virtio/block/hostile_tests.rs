@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a hostile guest does to a disk, through the registers and the rings, against both engines, behind both transports. After each attack the
-//! disk of another device works as if nothing had happened, a reset brings the device back, and the image holds what it
-//! held, in the length that it had.
+//! What a hostile guest does to a disk, through the registers and the rings, against both engines, behind both transports.
+//! Another disk, on the same bus and in the same RAM, is at work meanwhile: after each attack it has done what it was asked
+//! for, and goes on without a reset. A reset brings the attacked one back, and its image holds what it held, in the length
+//! that it had.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,6 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::machine::{Bus, HOLE, Machine, QUEUE_READY, QUEUE_SEL, QUEUE_SIZE, RAM_END, RINGS};
 use super::rig::{DATA, ENGINES, HEADER, SECTORS, STATUS, UNTOUCHED, options};
 use super::{BlockOptions, EngineChoice, OnError, spec};
+use crate::pci::mock::{ECAM, WINDOWS};
 use crate::sys::pipe::{self, Pipe};
 use crate::virtio::mock::{Buffer, INDIRECT, MockDriver, NEXT, WRITE, readable, writable};
 use crate::virtio::queue::QueueConfig;
@@ -35,13 +37,12 @@ fn attack_with<T>(
     run: impl Fn(&Machine, &str, &T),
 ) {
     for (engine, place) in ENGINES.into_iter().flat_map(|engine| PLACES.map(|place| (engine, place))) {
-        let Some(bystander) = machine(place, options(engine)) else { continue };
-        let mut neighbour = bystander.driver();
         for (name, case) in cases {
             let Some(machine) = machine(place, options(engine)) else { continue };
             let before = machine.host();
+            machine.neighbour_begins();
             run(&machine, name, case);
-            bystander.read_a_sector(&mut neighbour);
+            machine.neighbour_works();
             machine.comes_back();
             assert_eq!(machine.host(), before, "{name}, {engine:?}, {place:?}");
         }
@@ -227,6 +228,7 @@ fn a_chain_of_4_gib_goes_back_empty_though_all_of_it_is_in_ram() {
     for (engine, bus) in ENGINES.into_iter().flat_map(|engine| [Bus::Mmio, Bus::Pci].map(|bus| (engine, bus))) {
         let machine = Machine::with_high_ram(bus, options(engine), 1 << 30);
         let before = machine.host();
+        machine.neighbour_begins();
         let mut driver = machine.driver();
         machine.header(spec::T_IN, 0);
         // With sixteen bytes of the header and one of the status.
@@ -236,6 +238,7 @@ fn a_chain_of_4_gib_goes_back_empty_though_all_of_it_is_in_ram() {
         machine.mem.write_obj(UNTOUCHED, GuestAddress(STATUS)).unwrap();
         assert_eq!(machine.submit(&mut driver, &chain(0x40 - 17)), Some((7, 0)));
         assert_eq!(machine.status_byte(), UNTOUCHED);
+        machine.neighbour_works();
         machine.comes_back();
         assert_eq!(machine.host(), before);
     }
@@ -378,11 +381,25 @@ fn two_vcpus_that_move_the_index_about_stop_their_own_device_at_most() {
     });
 }
 
+/// What ends a device's work while it has requests.
+type End = (&'static str, fn(&Machine));
+
+const ENDS: [End; 3] = [
+    ("a reset", Machine::reset),
+    ("a stop", |machine| drop(machine.stop())),
+    ("a reset of a stopped device", |machine| {
+        machine.stop();
+        machine.reset();
+    }),
+];
+
 #[test]
-fn nothing_touches_memory_or_image_after_a_reset() {
+fn nothing_touches_memory_or_image_after_a_reset_or_a_stop() {
     for (engine, place) in ENGINES.into_iter().flat_map(|engine| PLACES.map(|place| (engine, place))) {
         let Some(machine) = machine(place, options(engine)) else { continue };
-        for turn in 0..50u8 {
+        machine.neighbour_begins();
+        for turn in 0..51u8 {
+            let (name, end) = ENDS[usize::from(turn) % ENDS.len()];
             let mut driver = machine.driver();
             // Reads, writes, a flush and zeros: all in the last eight sectors.
             for (kind, data) in [
@@ -400,15 +417,19 @@ fn nothing_touches_memory_or_image_after_a_reset() {
             if turn % 2 == 1 {
                 machine.wait_interrupt();
             }
-            machine.reset();
+            end(&machine);
             machine.mem.write_slice(&vec![turn; 0x2000], GuestAddress(DATA)).unwrap();
             let (ram, host) = (machine.ram(), machine.host());
             machine.ring(0);
-            thread::yield_now();
-            assert!(machine.ram() == ram && machine.host() == host);
+            machine.neighbour_works();
+            assert!(machine.ram() == ram && machine.host() == host, "{name}, {engine:?}, {place:?}");
             assert_eq!(host.len() as u64, SECTORS * 512);
             assert_eq!((host[0], host[(SECTORS as usize - 8) * 512 - 1]), (1, SECTORS as u8 - 8));
+            machine.reset();
+            machine.resume();
+            machine.neighbour_begins();
         }
+        machine.neighbour_works();
         machine.comes_back();
     }
 }
@@ -433,9 +454,11 @@ fn a_reset_takes_back_what_the_kernel_has() {
             driver.submit(&[header(), data, status()]);
         }
         // The kernel gets both, and there is bytes or room for one.
+        machine.neighbour_begins();
         machine.driver_ok();
         assert_eq!(machine.serve(&mut driver), Some((0, len)), "{bus:?} {kind}");
         machine.reset();
+        machine.neighbour_works();
         let ram = machine.ram();
         if kind == spec::T_IN {
             pipe.fill(&[0x22; pipe::CAPACITY]);
@@ -476,4 +499,93 @@ fn rings_that_are_their_own_buffers_stop_their_own_device_at_most() {
         machine.ring(0);
         machine.wait_interrupt();
     });
+}
+
+#[test]
+fn a_bar_that_is_moved_anywhere_harms_nobody_and_can_be_moved_back() {
+    // With what to add to the neighbour's address.
+    let cases = [
+        ("zero", (0, 0)),
+        ("the top", (u64::MAX, 0)),
+        ("wrapping", (0u64.wrapping_sub(0x8000), 0)),
+        ("into RAM", (0x10_0000, 0)),
+        ("onto the configuration space", (ECAM, 0)),
+        ("just before the window", (WINDOWS[0].base - 0x8000, 0)),
+        ("across its start", (WINDOWS[0].base - 0x4000, 0)),
+        ("across its end", (WINDOWS[0].base + WINDOWS[0].size - 0x4000, 0)),
+        ("behind it", (WINDOWS[0].base + WINDOWS[0].size, 0)),
+        ("onto the neighbour", (0, 1)),
+        ("half onto the neighbour, from below", (0u64.wrapping_sub(0x4000), 1)),
+        ("half onto the neighbour, from above", (0x4000, 1)),
+        ("not aligned, onto the neighbour", (0x7ff0, 1)),
+    ];
+    attack(&cases, |machine, name, (address, neighbours)| {
+        let Some((bar, move_to)) = machine.bars() else { return };
+        let mut driver = machine.driver();
+        move_to(address.wrapping_add(bar * neighbours));
+        // By the neighbour's registers it is the neighbour that answers.
+        machine.neighbour_works();
+        for at in [*address, bar, WINDOWS[0].base] {
+            machine.access().write(at.wrapping_add(0x3000), &[0, 0]);
+        }
+        machine.put_back();
+        machine.read_a_sector(&mut driver);
+        assert!(!machine.needs_reset(), "{name}");
+        machine.neighbour_begins();
+    });
+}
+
+#[test]
+fn every_access_to_every_register_has_an_answer_and_harms_nobody() {
+    let values: [(&str, u8); 5] =
+        [("zeros", 0), ("ones", 1), ("sevens", 7), ("half of the bits", 0x55), ("all bits", 0xff)];
+    attack(&values, |machine, _, value| {
+        machine.driver();
+        let mut data = [0; 9];
+        for address in machine.registers() {
+            for width in 0..=9 {
+                machine.access().read(address, &mut data[..width]);
+                machine.access().write(address, &[*value; 9][..width]);
+                machine.access().read(address, &mut data[..width]);
+            }
+        }
+        machine.put_back();
+    });
+}
+
+/// The attacks that a guest is known to try, and the tests that make them: on each transport, with each engine, beside a
+/// disk at work. One that is renamed or gets lost doesn't compile.
+const LIST: [(&str, fn()); 26] = [
+    ("rings outside of RAM or across the hole", a_queue_that_is_none_asks_for_a_reset),
+    ("a queue size of 0 or that is no power of two", a_queue_that_is_none_asks_for_a_reset),
+    ("a queue that is changed after DRIVER_OK", registers_of_a_running_device_and_doorbells_of_no_queue_do_nothing),
+    ("an avail index that jumps", a_ring_that_lies_asks_for_a_reset_and_is_not_served),
+    ("loops of descriptors, direct and indirect", chains_that_can_not_be_used_go_back_empty),
+    ("an indirect table in an indirect table", chains_that_can_not_be_used_go_back_empty),
+    ("an address that wraps with its length", chains_that_can_not_be_used_go_back_empty),
+    ("lengths of 4 GiB and more", a_chain_of_4_gib_goes_back_empty_though_all_of_it_is_in_ram),
+    ("readable behind writable", chains_that_can_not_be_used_go_back_empty),
+    ("a header in many descriptors", a_header_in_pieces_is_a_header),
+    ("a header that another vCPU changes", a_header_that_another_vcpu_changes_is_one_of_the_two),
+    ("no status byte, or one that may only be read", requests_that_can_not_be_done_fail_alone),
+    ("a status byte that isn't the last one", the_status_byte_is_the_last_one_that_may_be_written),
+    ("sectors at the top of 64 bits", requests_that_can_not_be_done_fail_alone),
+    ("a sum of lengths past the end, each of them inside", requests_that_can_not_be_done_fail_alone),
+    ("lengths that are no sectors", requests_that_can_not_be_done_fail_alone),
+    ("requests that nobody knows", requests_that_can_not_be_done_fail_alone),
+    ("a head that is in flight twice", a_head_that_is_offered_again_while_it_is_in_flight_asks_for_a_reset),
+    ("a reset with requests in flight", nothing_touches_memory_or_image_after_a_reset_or_a_stop),
+    ("a stop with requests in flight", nothing_touches_memory_or_image_after_a_reset_or_a_stop),
+    ("a reset while the kernel has requests", a_reset_takes_back_what_the_kernel_has),
+    ("DRIVER_OK without a queue", a_device_without_a_queue_does_nothing),
+    ("doorbells of no queue", registers_of_a_running_device_and_doorbells_of_no_queue_do_nothing),
+    ("a BAR at an address that is none", a_bar_that_is_moved_anywhere_harms_nobody_and_can_be_moved_back),
+    ("a BAR on another one", a_bar_that_is_moved_anywhere_harms_nobody_and_can_be_moved_back),
+    ("any width and offset on any register", every_access_to_every_register_has_an_answer_and_harms_nobody),
+];
+
+#[test]
+fn each_attack_is_listed_once() {
+    let names: std::collections::BTreeSet<_> = LIST.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), LIST.len());
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A disk behind virtio-mmio or virtio-pci with a guest that can do anything, for the hostile tests.
+//! A disk behind virtio-mmio or virtio-pci with a guest that can do anything, and a neighbour, for the hostile tests.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,15 +11,17 @@ use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::neighbour::{self, Neighbour};
 use super::rig::{DATA, HEADER, SECTORS, STATUS, UNTOUCHED, direct_sectors, eventfd, image};
 use super::{Block, BlockControl, BlockOptions, spec};
 use crate::GuestRam;
-use crate::bus::BusDevice;
+use crate::bus;
 use crate::interrupt::MsiMessage;
 use crate::pci::mock::{MockMachine, MockVectors};
 use crate::sys::pipe;
 use crate::virtio::mock::{Buffer, MockDriver, readable, writable};
-use crate::virtio::queue::QueueConfig;
+use crate::virtio::queue::{QueueConfig, QueueState};
+use crate::virtio::transport;
 use crate::virtio::transport::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::transport::pci::mock::{MockFunction, QUEUE_VECTOR};
 use crate::virtio::transport::pci::{self, PciTransport};
@@ -42,6 +44,39 @@ const DRIVER_OK: u32 = 15;
 /// INDIRECT_DESC.
 const ACCEPTED_LOW: u32 = 1 << 28;
 
+/// Where the disk's registers are, on virtio-mmio.
+const MMIO: u64 = neighbour::MMIO - 0x1000;
+
+/// What a vCPU does to memory that is no RAM.
+pub(super) trait Access {
+    fn read(&self, address: u64, data: &mut [u8]);
+    fn write(&self, address: u64, data: &[u8]);
+}
+
+impl Access for bus::Bus {
+    fn read(&self, address: u64, data: &mut [u8]) {
+        Self::read(self, address, data);
+    }
+    fn write(&self, address: u64, data: &[u8]) {
+        Self::write(self, address, data);
+    }
+}
+
+impl Access for MockMachine {
+    fn read(&self, address: u64, data: &mut [u8]) {
+        Self::read(self, address, data);
+    }
+    fn write(&self, address: u64, data: &[u8]) {
+        Self::write(self, address, data);
+    }
+}
+
+fn set_vectors(machine: &MockMachine, function: &MockFunction) {
+    for vector in [0, QUEUE_VECTOR] {
+        function.set_vector(machine, vector, MsiMessage { address: 0xfee0_0000, data: 0x40 });
+    }
+}
+
 /// Which transport the disk is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bus {
@@ -50,14 +85,15 @@ pub(super) enum Bus {
 }
 
 enum Transport {
-    Mmio { transport: MmioTransport, line: EventFd },
-    Pci { machine: MockMachine, function: MockFunction, vectors: Arc<MockVectors> },
+    Mmio { transport: Arc<MmioTransport>, bus: bus::Bus, line: EventFd },
+    Pci { transport: Arc<PciTransport>, machine: MockMachine, function: MockFunction, vectors: Arc<MockVectors> },
 }
 
 pub(super) struct Machine {
     transport: Transport,
     pub(super) mem: GuestRam,
     control: BlockControl,
+    neighbour: Neighbour,
     /// The host's own look at the image.
     file: File,
     _folder: Option<TempDir>,
@@ -83,35 +119,38 @@ impl Machine {
 
     fn on(bus: Bus, options: BlockOptions, high: usize, file: File, view: File, folder: Option<TempDir>) -> Self {
         let mem = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20), (GuestAddress(2 << 20), high)]).unwrap();
+        let engine = options.engine;
         let block = Block::new("vda", file, options).unwrap();
         let control = block.control();
-        let transport = match bus {
+        let (transport, neighbour) = match bus {
             Bus::Mmio => {
                 let line = eventfd();
                 let interrupt = Box::new(line.try_clone().unwrap());
-                let transport = MmioTransport::new(Box::new(block), mem.clone(), interrupt).unwrap();
-                Transport::Mmio { transport, line }
+                let transport = Arc::new(MmioTransport::new(Box::new(block), mem.clone(), interrupt).unwrap());
+                let mut bus = bus::Bus::new();
+                bus.insert(MMIO, 0x1000, transport.clone()).unwrap();
+                let neighbour = Neighbour::on_mmio(&mut bus, &mem, engine);
+                (Transport::Mmio { transport, bus, line }, neighbour)
             }
             Bus::Pci => {
                 let machine = MockMachine::new();
                 let vectors = MockVectors::new(pci::vectors(&block).unwrap());
                 let doorbells = machine.doorbells.clone();
                 let transport = PciTransport::new(Box::new(block), mem.clone(), vectors.clone(), doorbells).unwrap();
-                let device = machine.pci.add(transport).unwrap();
+                let device = machine.pci.add(transport.clone()).unwrap();
                 let function = MockFunction::probe(&machine, device);
-                for vector in [0, QUEUE_VECTOR] {
-                    function.set_vector(&machine, vector, MsiMessage { address: 0xfee0_0000, data: 0x40 });
-                }
-                Transport::Pci { machine, function, vectors }
+                set_vectors(&machine, &function);
+                let neighbour = Neighbour::on_pci(&machine, &mem, engine);
+                (Transport::Pci { transport, machine, function, vectors }, neighbour)
             }
         };
-        Self { transport, mem, control, file: view, _folder: folder }
+        Self { transport, mem, control, neighbour, file: view, _folder: folder }
     }
 
     /// Writes a register, which virtio-mmio's offset names.
     pub(super) fn write(&self, register: u64, value: u32) {
         let (machine, function) = match &self.transport {
-            Transport::Mmio { transport, .. } => return transport.write(register, &value.to_le_bytes()),
+            Transport::Mmio { bus, .. } => return bus.write(MMIO + register, &value.to_le_bytes()),
             Transport::Pci { machine, function, .. } => (machine, function),
         };
         let (offset, width) = match register {
@@ -131,9 +170,9 @@ impl Machine {
 
     pub(super) fn status(&self) -> u32 {
         match &self.transport {
-            Transport::Mmio { transport, .. } => {
+            Transport::Mmio { bus, .. } => {
                 let mut data = [0; 4];
-                transport.read(DEVICE_STATUS, &mut data);
+                bus.read(MMIO + DEVICE_STATUS, &mut data);
                 u32::from_le_bytes(data)
             }
             Transport::Pci { machine, function, .. } => function.get::<1>(machine, 0x14) as u32,
@@ -156,6 +195,37 @@ impl Machine {
             Transport::Mmio { line, .. } => line.read().unwrap(),
             Transport::Pci { vectors, .. } => vectors.any.read().unwrap(),
         };
+    }
+
+    /// Turns bus master on or off, where there is such a thing.
+    pub(super) fn set_bus_master(&self, on: bool) {
+        if let Transport::Pci { machine, function, .. } = &self.transport {
+            function.set_bus_master(machine, on);
+        }
+    }
+
+    /// How often the queue's vector was raised since this was asked last.
+    pub(super) fn messages(&self) -> u64 {
+        match &self.transport {
+            Transport::Mmio { .. } => 0,
+            Transport::Pci { vectors, .. } => vectors.take(QUEUE_VECTOR),
+        }
+    }
+
+    /// The transport, as the VM sees it.
+    fn whole(&self) -> &dyn transport::Transport {
+        match &self.transport {
+            Transport::Mmio { transport, .. } => transport.as_ref(),
+            Transport::Pci { transport, .. } => transport.as_ref(),
+        }
+    }
+
+    pub(super) fn stop(&self) -> Vec<(u16, QueueState)> {
+        self.whole().stop()
+    }
+
+    pub(super) fn resume(&self) {
+        self.whole().resume();
     }
 
     pub(super) fn reset(&self) {
@@ -260,12 +330,13 @@ impl Machine {
         bytes
     }
 
-    /// All of RAM.
+    /// All of RAM but for what is the neighbour's.
     pub(super) fn ram(&self) -> Vec<u8> {
         let mut bytes = vec![0; 2 << 20];
         let (low, high) = bytes.split_at_mut(1 << 20);
         self.mem.read_slice(low, GuestAddress(0)).unwrap();
         self.mem.read_slice(high, GuestAddress(2 << 20)).unwrap();
+        bytes[neighbour::START as usize..][..neighbour::SIZE as usize].fill(0);
         bytes
     }
 
@@ -276,6 +347,55 @@ impl Machine {
         // What was under way before may come first.
         while self.serve(driver).unwrap().1 != 513 {}
         assert_eq!((self.status_byte(), self.mem.read_obj::<u8>(GuestAddress(DATA + 511)).unwrap()), (spec::S_OK, 8));
+    }
+
+    /// The neighbour begins with a request.
+    pub(super) fn neighbour_begins(&self) {
+        self.neighbour.begin(&|address, data| self.access().write(address, data));
+    }
+
+    /// The neighbour has done what it began with, and does one request more.
+    pub(super) fn neighbour_works(&self) {
+        self.neighbour.finish();
+        self.neighbour_begins();
+        self.neighbour.finish();
+    }
+
+    /// The accesses that a vCPU can make.
+    pub(super) fn access(&self) -> &dyn Access {
+        match &self.transport {
+            Transport::Mmio { bus, .. } => bus,
+            Transport::Pci { machine, .. } => machine,
+        }
+    }
+
+    /// Where the disk's registers are, of the PCI function those in configuration space too.
+    pub(super) fn registers(&self) -> Vec<u64> {
+        match &self.transport {
+            Transport::Mmio { .. } => (MMIO..MMIO + 0x200).chain(MMIO + 0xff0..MMIO + 0x1000).collect(),
+            Transport::Pci { function, .. } => {
+                let bar = (0..8).flat_map(|page| function.bar + (page << 12)..function.bar + (page << 12) + 0x60);
+                let space = MockMachine::register(function.device, 0);
+                bar.chain(space..space + 0x100).collect()
+            }
+        }
+    }
+
+    /// Where the neighbour's BAR is, and what writes the address of the disk's own one. Nothing on virtio-mmio.
+    pub(super) fn bars(&self) -> Option<(u64, impl Fn(u64) + '_)> {
+        let Transport::Pci { machine, function, .. } = &self.transport else { return None };
+        let move_to = move |address: u64| machine.set_config(function.device, 0x10, &address.to_le_bytes());
+        Some((self.neighbour.bar()?, move_to))
+    }
+
+    /// Does what firmware does with a function whose configuration space may hold anything.
+    pub(super) fn put_back(&self) {
+        if let Transport::Pci { machine, function, .. } = &self.transport {
+            machine.set_config(function.device, 4, &[0, 0]);
+            machine.set_config(function.device, 0x10, &function.bar.to_le_bytes());
+            MockFunction::probe(machine, function.device);
+            set_vectors(machine, function);
+        }
     }
 
     /// After a reset, the device serves again, and the image has the length that it had.

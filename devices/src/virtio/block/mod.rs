@@ -9,6 +9,8 @@
 
 mod backend;
 #[cfg(test)]
+mod bus_master_tests;
+#[cfg(test)]
 mod control_tests;
 mod device;
 mod engine;
@@ -17,6 +19,8 @@ mod hostile_tests;
 mod image;
 #[cfg(test)]
 mod machine;
+#[cfg(test)]
+mod neighbour;
 mod options;
 mod qcow2;
 mod raw;
@@ -25,6 +29,8 @@ mod request;
 mod rig;
 mod runner;
 mod spec;
+#[cfg(test)]
+mod state_tests;
 mod worker;
 
 pub use device::Block;

@@ -102,18 +102,15 @@ impl Runner {
     }
 
     /// Runs until it is told to stop. Whatever it answers, the kernel has nothing of the queue any more.
-    ///
-    /// `unfinished` are the chains that were in flight when the queue was stopped before.
-    pub(super) fn run(&mut self, unfinished: &[u16]) -> Result<(), RunError> {
-        let result = self.turn_until_stopped(unfinished);
+    pub(super) fn run(&mut self) -> Result<(), RunError> {
+        let result = self.turn_until_stopped();
         let drained = self.drain(result.is_ok());
         self.image.count_held(0, self.held.len());
         result.and(drained)
     }
 
-    fn turn_until_stopped(&mut self, unfinished: &[u16]) -> Result<(), RunError> {
-        for head in unfinished {
-            let (head, usable) = self.queue.take_again(*head, &mut self.chain)?;
+    fn turn_until_stopped(&mut self) -> Result<(), RunError> {
+        while let Some((head, usable)) = self.queue.take_again(&mut self.chain)? {
             self.begin(head, usable)?;
         }
         // What `enable_doorbell` said of the turn before.
@@ -289,7 +286,14 @@ impl Runner {
             }
             Err(error) => error,
         };
-        self.note_loss(head, Some(&error));
+        // A flush that is tried again succeeds though what it was to make durable is lost.
+        let holds = self.image.options.on_error == OnError::Stop
+            && !matches!(step, Step::Sync)
+            && matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+        // What is held is written before anybody is told that it is durable.
+        if !holds {
+            self.note_loss(head, Some(&error));
+        }
         let Some(request) = self.requests.get_mut(usize::from(head)) else { return false };
         match error.raw_os_error() {
             Some(libc::EINTR) => return true,
@@ -304,10 +308,7 @@ impl Runner {
                 let is_range = matches!(step, Step::Zero { .. } | Step::Discard { .. });
                 request.fail(if is_range { spec::S_UNSUPP } else { spec::S_IOERR });
             }
-            // A flush that is tried again succeeds though what it was to make durable is lost.
-            Some(libc::ENOSPC | libc::EDQUOT)
-                if self.image.options.on_error == OnError::Stop && !matches!(step, Step::Sync) =>
-            {
+            _ if holds => {
                 if let Some(times) = self.image.failures.hit() {
                     tracing::warn!(disk = self.image.name, times, "{}; it is held", Request::describe(step, &error));
                 }

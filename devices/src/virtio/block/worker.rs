@@ -23,30 +23,16 @@ use crate::virtio::queue::QueueState;
 /// then resident.
 const STACK: usize = 256 << 10;
 
-/// How a queue has stopped.
-#[derive(Debug, Default)]
-pub(super) struct Stopped {
-    pub(super) state: QueueState,
-    /// Chains that were taken and not given back: they are taken again when the queue goes on.
-    pub(super) unfinished: Vec<u16>,
-}
-
 /// A running queue.
 #[derive(Debug)]
 pub(super) struct Worker {
-    thread: JoinHandle<Stopped>,
+    thread: JoinHandle<QueueState>,
     stop: Arc<AtomicBool>,
     doorbell: EventFd,
 }
 
 impl Worker {
-    pub(super) fn start(
-        index: u16,
-        image: Arc<Image>,
-        resources: QueueResources,
-        durable: bool,
-        unfinished: Vec<u16>,
-    ) -> io::Result<Self> {
+    pub(super) fn start(index: u16, image: Arc<Image>, resources: QueueResources, durable: bool) -> io::Result<Self> {
         let QueueResources { queue, doorbell: wake, notifier } = resources;
         let setup = setup(&image, queue.size())?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -59,19 +45,15 @@ impl Worker {
             thread::Builder::new().name(format!("{} q{index}", image.name)).stack_size(STACK).spawn(move || {
                 let guard = FailGuard(&notifier);
                 let engine = Engine::new(setup, queue.size(), doorbell, queue.mem().clone());
-                let stopped = match engine {
+                let (failed, state) = match engine {
                     Ok(engine) => {
                         let (image, notifier) = (image.clone(), notifier.clone());
                         let mut runner = Runner::new(index, queue, engine, image, notifier, stopped, durable);
-                        let failed = runner.run(&unfinished).err();
-                        (
-                            failed,
-                            Stopped { state: runner.queue.state(), unfinished: runner.queue.in_flight().collect() },
-                        )
+                        let failed = runner.run().err();
+                        (failed, runner.queue.state())
                     }
-                    Err(error) => (Some(error.into()), Stopped { state: queue.state(), unfinished }),
+                    Err(error) => (Some(error.into()), queue.state()),
                 };
-                let (failed, stopped) = stopped;
                 if let Some(error) = failed {
                     if let Some(times) = image.lies.hit() {
                         tracing::warn!(disk = image.name, queue = index, times, "{error}");
@@ -79,7 +61,7 @@ impl Worker {
                     notifier.set_needs_reset();
                 }
                 std::mem::forget(guard);
-                stopped
+                state
             })?;
         Ok(Self { thread, stop, doorbell: wake })
     }
@@ -91,10 +73,10 @@ impl Worker {
         let _ = self.doorbell.write(1);
     }
 
-    /// Ends the thread, and waits for it.
-    pub(super) fn stop(self) -> Stopped {
+    /// Ends the thread, and waits for it; `None`: it has panicked, and where the queue stood is lost.
+    pub(super) fn stop(self) -> Option<QueueState> {
         self.request_stop();
-        self.thread.join().unwrap_or_default()
+        self.thread.join().ok()
     }
 }
 

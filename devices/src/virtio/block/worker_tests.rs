@@ -51,7 +51,7 @@ fn a_stopped_queue_goes_on_where_it_was() {
             rig.start(state);
             assert_eq!(rig.read().1, 513);
             state = rig.block.stop_queue(0).unwrap();
-            assert_eq!(state, QueueState { next_avail: turn, next_used: turn });
+            assert_eq!(state, QueueState { next_avail: turn, next_used: turn, in_flight: vec![] });
             assert!(rig.block.stop_queue(0).is_none());
         }
     }

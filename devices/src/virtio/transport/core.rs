@@ -33,10 +33,21 @@ struct Slot {
     max_size: u16,
     config: QueueConfig,
     ready: bool,
-    /// Where a stopped queue goes on.
-    state: QueueState,
+    /// Where a stopped queue goes on; `None`: that is lost, with what ran it.
+    state: Option<QueueState>,
     running: bool,
     doorbell: EventFd,
+}
+
+impl Slot {
+    /// What the device needs to run the queue, if it can be run.
+    fn resources(&self, features: u64, mem: &GuestRam, notifier: &Arc<Notifier>) -> Result<QueueResources, String> {
+        let state = self.state.clone().ok_or("what ran it has failed, and where it stood is lost")?;
+        let queue = Queue::new(self.config, self.max_size, features, state, mem.clone());
+        let queue = queue.map_err(|error| error.to_string())?;
+        let doorbell = self.doorbell.try_clone().map_err(|error| error.to_string())?;
+        Ok(QueueResources { queue, doorbell, notifier: notifier.clone() })
+    }
 }
 
 /// A device and the state that its driver sees.
@@ -48,6 +59,10 @@ pub struct Core {
     slots: Vec<Slot>,
     status: u8,
     driver_features: u64,
+    /// The host wants no queue to run.
+    paused: bool,
+    /// The guest lets the device touch its memory.
+    bus_master: bool,
     illegal: Throttle,
     /// Each start of a queue takes one: a thread, and memory of the kernel's that it gives back in its own time, are made.
     starts: TokenBucket,
@@ -73,7 +88,7 @@ impl Core {
                 // Blocking reads: a worker sleeps in one. Writes never block, as the counter can't get near its end.
                 let doorbell = EventFd::new(libc::EFD_CLOEXEC)?;
                 let config = QueueConfig { size: max_size, ..QueueConfig::default() };
-                let state = QueueState::default();
+                let state = Some(QueueState::default());
                 Ok(Slot { max_size, config, ready: false, state, running: false, doorbell })
             })
             .collect::<Result<_, io::Error>>()?;
@@ -86,6 +101,8 @@ impl Core {
             slots,
             status: 0,
             driver_features: 0,
+            paused: false,
+            bus_master: true,
             illegal: Throttle::new(),
             starts: starts(),
         })
@@ -228,25 +245,91 @@ impl Core {
         self.illegal.times()
     }
 
-    /// Stops all queues, which keep where they stand. When it returns, the device touches no guest memory any more.
-    pub fn stop(&mut self) {
+    /// Stops all queues, and gives the state of each that the driver has set up. When it returns, the device touches no
+    /// guest memory any more, nor will it before [`Self::resume`], whatever the driver does.
+    pub fn stop(&mut self) -> Vec<(u16, QueueState)> {
+        self.paused = true;
+        self.stop_queues();
+        let set_up = self.status & status::DRIVER_OK != 0;
+        let slots = (0..).zip(&self.slots).filter(|(_, slot)| set_up && slot.ready);
+        slots.filter_map(|(index, slot)| Some((index, slot.state.clone()?))).collect()
+    }
+
+    /// Goes on where [`Self::stop`] has stopped.
+    pub fn resume(&mut self) {
+        self.paused = false;
+        self.start_queues();
+    }
+
+    /// Whether the guest lets the device touch its memory; a transport that has no such bit leaves it so.
+    pub fn bus_master(&self) -> bool {
+        self.bus_master
+    }
+
+    /// Turns that on or off. While it is off, all queues are stopped, as nothing less keeps what is under way out of guest
+    /// memory, the kernel's part of it included; they go on where they stopped. A driver that turns it to and fro waits
+    /// for each start as it does after a reset.
+    pub fn set_bus_master(&mut self, bus_master: bool) {
+        self.bus_master = bus_master;
+        if bus_master { self.start_queues() } else { self.stop_queues() }
+    }
+
+    /// Stops one queue, and gives its state, from which [`Self::start_queue`] goes on; `None`: there is no such queue, or its
+    /// state is lost. When it returns, nothing touches the queue or the buffers in it any more.
+    pub fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
+        let slot = self.slots.get_mut(usize::from(index))?;
+        if std::mem::take(&mut slot.running) {
+            slot.state = self.device.stop_queue(index);
+        }
+        slot.state.clone()
+    }
+
+    /// Starts one queue where it stands, if the driver has set it up and neither the host nor the guest has the device
+    /// stopped. One that can't be started
+    /// asks for a reset.
+    pub fn start_queue(&mut self, index: u16) {
+        let may_run = self.status & status::DRIVER_OK != 0 && !self.paused && self.bus_master;
+        let Some(slot) = self.slots.get_mut(usize::from(index)).filter(|slot| may_run && slot.ready && !slot.running)
+        else {
+            return;
+        };
+        // On the thread of the vCPU whose guest wants it so, for a bounded time; others of its vCPUs may wait with it.
+        if let Some(wait) = self.starts.wait(Instant::now()) {
+            std::thread::sleep(wait.min(LONGEST_WAIT));
+        }
+        self.starts.take(1, Instant::now());
+        let resources = slot.resources(self.driver_features, &self.mem, &self.notifier);
+        let started = resources.and_then(|resources| {
+            self.device.start_queue(index, resources, self.driver_features).map_err(|error| error.to_string())
+        });
+        slot.running = started.is_ok();
+        if let Err(error) = started {
+            if let Some(times) = self.illegal.hit() {
+                tracing::warn!(device = self.device.device_type(), times, "queue {index} does not start: {error}");
+            }
+            self.notifier.set_needs_reset();
+        }
+    }
+
+    fn start_queues(&mut self) {
+        for index in self.indices() {
+            self.start_queue(index);
+        }
+    }
+
+    fn stop_queues(&mut self) {
         for (index, slot) in (0..).zip(&self.slots) {
             if slot.running {
                 self.device.request_stop(index);
             }
         }
-        for (index, slot) in (0..).zip(&mut self.slots) {
-            if std::mem::take(&mut slot.running) {
-                slot.state = self.device.stop_queue(index).unwrap_or_default();
-            }
+        for index in self.indices() {
+            self.stop_queue(index);
         }
     }
 
-    /// Goes on where [`Self::stop`] has stopped.
-    pub fn resume(&mut self) {
-        if self.status & status::DRIVER_OK != 0 {
-            self.start_queues();
-        }
+    fn indices(&self) -> std::ops::Range<u16> {
+        0..u16::try_from(self.slots.len()).unwrap_or(u16::MAX)
     }
 
     fn slot(&self, index: u32) -> Option<&Slot> {
@@ -265,43 +348,27 @@ impl Core {
         self.driver_features & !self.offered_features() == 0 && self.driver_features & features::VERSION_1 != 0
     }
 
-    fn start_queues(&mut self) {
-        for (index, slot) in (0..).zip(&mut self.slots) {
-            if !slot.ready || slot.running {
-                continue;
-            }
-            // On the thread of the vCPU whose guest wants it so, for a bounded time; others of its vCPUs may wait with it.
-            if let Some(wait) = self.starts.wait(Instant::now()) {
-                std::thread::sleep(wait.min(LONGEST_WAIT));
-            }
-            self.starts.take(1, Instant::now());
-            let started = Queue::new(slot.config, slot.max_size, self.driver_features, slot.state, self.mem.clone())
-                .map_err(|error| error.to_string())
-                .and_then(|queue| {
-                    let doorbell = slot.doorbell.try_clone().map_err(|error| error.to_string())?;
-                    let resources = QueueResources { queue, doorbell, notifier: self.notifier.clone() };
-                    self.device.start_queue(index, resources, self.driver_features).map_err(|error| error.to_string())
-                });
-            slot.running = started.is_ok();
-            if let Err(error) = started {
-                if let Some(times) = self.illegal.hit() {
-                    tracing::warn!(device = self.device.device_type(), times, "queue {index} does not start: {error}");
-                }
-                self.notifier.set_needs_reset();
-            }
-        }
-    }
-
     fn reset(&mut self) {
-        self.stop();
+        self.stop_queues();
         // Every field is named, so that one that is added can't be forgotten.
-        let Self { device, mem: _, notifier, slots, status, driver_features, illegal: _, starts: _ } = self;
+        let Self {
+            device,
+            mem: _,
+            notifier,
+            slots,
+            status,
+            driver_features,
+            paused: _,
+            bus_master: _,
+            illegal: _,
+            starts: _,
+        } = self;
         device.reset();
         notifier.clear_needs_reset();
         for Slot { max_size, config, ready, state, running: _, doorbell: _ } in slots {
             *config = QueueConfig { size: *max_size, ..QueueConfig::default() };
             *ready = false;
-            *state = QueueState::default();
+            *state = Some(QueueState::default());
         }
         *status = 0;
         *driver_features = 0;

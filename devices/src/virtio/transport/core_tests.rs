@@ -46,7 +46,7 @@ impl VirtioDevice for Recorder {
     }
     fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
         self.0.lock().unwrap().push(Call::Stop(index));
-        Some(STOPPED)
+        Some(stopped())
     }
     fn reset(&mut self) {
         self.0.lock().unwrap().push(Call::Reset);
@@ -61,9 +61,12 @@ impl DeviceInterrupt for Nobody {
     fn config(&self) {}
 }
 
-const NEW: QueueState = QueueState { next_avail: 0, next_used: 0 };
+const NEW: QueueState = QueueState { next_avail: 0, next_used: 0, in_flight: Vec::new() };
+
 /// Where the recorder says that its queues have stopped.
-const STOPPED: QueueState = QueueState { next_avail: 7, next_used: 5 };
+fn stopped() -> QueueState {
+    QueueState { next_avail: 7, next_used: 5, in_flight: vec![2, 9] }
+}
 
 const FEATURES: u64 = features::VERSION_1 | features::RING_EVENT_IDX | 1 << 3;
 
@@ -214,17 +217,121 @@ fn a_queue_goes_on_where_it_stopped_and_starts_anew_after_a_reset() {
     run(&mut core);
     core.resume();
     assert_eq!(take(&calls), [Call::Start(1, FEATURES, NEW)]);
-    core.stop();
-    core.stop();
+    assert_eq!(core.stop(), [(1, stopped())]);
+    assert_eq!(core.stop(), [(1, stopped())], "it stands where it stood");
     assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1)]);
     core.resume();
-    assert_eq!(take(&calls), [Call::Start(1, FEATURES, STOPPED)]);
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, stopped())]);
     core.set_status(0);
     assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1), Call::Reset]);
     core.resume();
-    assert_eq!(take(&calls), []);
+    assert_eq!((take(&calls), core.stop()), (vec![], vec![]));
+    core.resume();
     run(&mut core);
     assert_eq!(take(&calls), [Call::Start(1, FEATURES, NEW)]);
+}
+
+#[test]
+fn queues_stop_and_start_one_by_one() {
+    let (mut core, calls) = core();
+    core.start_queue(0);
+    negotiate(&mut core);
+    for (index, base) in [(0, 0x1000), (1, 0x2000)] {
+        let driver = MockDriver::new(&ram(0x10_0000), base, 16);
+        core.configure_queue(index, |queue| *queue = driver.config);
+        core.set_queue_ready(index, true);
+        core.start_queue(index as u16);
+    }
+    assert_eq!(take(&calls), [], "before DRIVER_OK there is none");
+    core.set_status(ALL);
+    take(&calls);
+    assert_eq!(core.stop_queue(1), Some(stopped()));
+    assert_eq!(core.stop_queue(1), Some(stopped()));
+    assert_eq!((core.stop_queue(2), core.stop_queue(u16::MAX)), (None, None));
+    assert_eq!(take(&calls), [Call::Stop(1)], "queue 0 runs");
+    core.start_queue(1);
+    core.start_queue(1);
+    core.start_queue(2);
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, stopped())]);
+    core.stop_queue(0);
+    assert_eq!(core.stop(), [(0, stopped()), (1, stopped())]);
+    assert_eq!(take(&calls), [Call::Stop(0), Call::RequestStop(1), Call::Stop(1)]);
+    core.start_queue(0);
+    assert_eq!(take(&calls), [], "the device is stopped");
+    core.resume();
+    assert_eq!(take(&calls), [0, 1].map(|index| Call::Start(index, FEATURES, stopped())));
+}
+
+#[test]
+fn no_queue_starts_while_the_device_is_stopped() {
+    let (mut core, calls) = core();
+    assert_eq!(core.stop(), []);
+    run(&mut core);
+    assert_eq!((core.status(), take(&calls)), (ALL, vec![]));
+    core.set_status(0);
+    run(&mut core);
+    assert_eq!(take(&calls), [Call::Reset]);
+    core.resume();
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, NEW)]);
+}
+
+#[test]
+fn queues_run_only_with_bus_master_on_and_the_device_not_stopped() {
+    let (mut core, calls) = core();
+    core.set_bus_master(false);
+    run(&mut core);
+    assert_eq!((core.status(), take(&calls)), (ALL, vec![]), "DRIVER_OK comes too early");
+    core.set_bus_master(true);
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, NEW)]);
+    core.set_bus_master(true);
+    assert_eq!(take(&calls), []);
+    core.set_bus_master(false);
+    assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1)]);
+    assert_eq!(core.stop(), [(1, stopped())], "its state is there");
+    core.set_bus_master(true);
+    core.set_bus_master(false);
+    core.resume();
+    assert_eq!(take(&calls), [], "either of them is enough");
+    core.start_queue(1);
+    assert_eq!(take(&calls), []);
+    core.set_bus_master(true);
+    assert_eq!(take(&calls), [Call::Start(1, FEATURES, stopped())]);
+    core.set_bus_master(false);
+    core.set_status(0);
+    run(&mut core);
+    assert_eq!(take(&calls), [Call::RequestStop(1), Call::Stop(1), Call::Reset], "a reset doesn't turn it on");
+}
+
+#[test]
+fn a_driver_that_turns_bus_master_to_and_fro_gets_no_more_starts_than_by_resets() {
+    let (mut core, calls) = core();
+    let begin = Instant::now();
+    run(&mut core);
+    for _ in 0..STARTS.1 + 40 {
+        core.set_bus_master(false);
+        core.set_bus_master(true);
+    }
+    let most = STARTS.1 + 1 + STARTS.0 * (begin.elapsed().as_millis() as u64 + 1) / 1000;
+    let calls = take(&calls);
+    let starts = calls.iter().filter(|call| matches!(call, Call::Start(..))).count() as u64;
+    let stops = calls.iter().filter(|call| matches!(call, Call::Stop(_))).count() as u64;
+    assert_eq!((starts, stops), (STARTS.1 + 41, STARTS.1 + 40));
+    assert!(starts <= most, "{starts} starts, and {most} at most");
+}
+
+#[test]
+fn a_queue_whose_state_is_lost_asks_for_a_reset_and_does_not_start_over() {
+    let (mut core, calls) = core();
+    run(&mut core);
+    core.slots[1].state = None;
+    core.slots[1].running = false;
+    take(&calls);
+    assert_eq!((core.stop_queue(1), core.stop()), (None, vec![]));
+    core.resume();
+    assert_eq!((core.status(), take(&calls)), (ALL | DEVICE_NEEDS_RESET, vec![]));
+    core.set_status(0);
+    run(&mut core);
+    assert_eq!((core.status(), take(&calls)), (ALL, vec![Call::Reset, Call::Start(1, FEATURES, NEW)]));
 }
 
 fn take(calls: &Mutex<Vec<Call>>) -> Vec<Call> {

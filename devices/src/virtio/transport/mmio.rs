@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::super::device::VirtioDevice;
+use super::super::queue::QueueState;
 use super::Transport;
 use super::core::Core;
 use super::mmio_interrupt::{self, Interrupt};
@@ -165,8 +166,8 @@ impl MmioTransport {
 }
 
 impl Transport for MmioTransport {
-    fn stop(&self) {
-        self.lock().core.stop();
+    fn stop(&self) -> Vec<(u16, QueueState)> {
+        self.lock().core.stop()
     }
 
     fn resume(&self) {

@@ -4,8 +4,10 @@ use std::io::Write;
 
 use vm_memory::{Bytes, GuestAddress};
 
+use super::super::slow::Slow;
 use super::mmio_interrupt::{CONFIG as INTERRUPT_CONFIG, USED as INTERRUPT_USED};
 use super::*;
+use crate::bus::Bus;
 use crate::virtio::block::{Block, BlockOptions};
 use crate::virtio::mock::{MockDriver, ram, readable, writable};
 use crate::virtio::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
@@ -161,4 +163,59 @@ fn narrow_and_unaligned_accesses_to_registers_read_zero_and_change_nothing() {
         machine.transport.write(0x70, &[1]);
     }
     assert_eq!(machine.read(register::STATUS), 0);
+}
+
+#[test]
+fn a_device_that_takes_its_time_holds_up_no_access_to_another() {
+    let it = machine();
+    let slow = Slow::new();
+    let line = EventFd::new(libc::EFD_CLOEXEC).unwrap();
+    let transport = MmioTransport::new(Box::new(slow.clone()), it.mem.clone(), Box::new(line)).unwrap();
+    let Machine { transport: disk, mem, line } = it;
+    let disk = Arc::new(disk);
+    let mut bus = Bus::new();
+    bus.insert(0x1000, 0x1000, Arc::new(transport)).unwrap();
+    bus.insert(0x2000, 0x1000, disk).unwrap();
+    let write = |base: u64, offset: u64, value: u32| bus.write(base + offset, &value.to_le_bytes());
+    let read = |base: u64, offset: u64| {
+        let mut data = [0; 4];
+        bus.read(base + offset, &mut data);
+        u32::from_le_bytes(data)
+    };
+    // Reads a sector of the disk, whatever the other device is at.
+    let serves = || {
+        mem.write_slice(&[0; 0x1000], GuestAddress(0x3000)).unwrap();
+        let mut driver = MockDriver::new(&mem, 0x3000, 16);
+        set_up(&write, 0x2000, &driver);
+        write(0x2000, register::STATUS, 15);
+        mem.write_slice(&[0; 16], GuestAddress(0x4000)).unwrap();
+        driver.submit(&[readable(0x4000, 16), writable(0x8000, 512), writable(0x5000, 1)]);
+        write(0x2000, register::QUEUE_NOTIFY, 0);
+        line.read().unwrap();
+        assert_eq!(driver.take_used().map(|used| used.1), Some(513));
+    };
+    let driver = MockDriver::new(&mem, 0x1000, 16);
+    set_up(&write, 0x1000, &driver);
+    for status in [15, 0] {
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(0x1000, register::STATUS, status));
+            slow.wait();
+            serves();
+            slow.go_on();
+        });
+        assert_eq!(read(0x1000, register::STATUS), status);
+    }
+}
+
+/// Goes as far as one step before DRIVER_OK.
+fn set_up(write: &dyn Fn(u64, u64, u32), base: u64, driver: &MockDriver) {
+    let config = driver.config;
+    for (offset, value) in [(0x70, 0), (0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x30, 0), (0x38, 16)] {
+        write(base, offset, value);
+    }
+    for (offset, address) in [(0x80, config.descriptor_table), (0x90, config.avail_ring), (0xa0, config.used_ring)] {
+        write(base, offset, address as u32);
+        write(base, offset + 4, 0);
+    }
+    write(base, register::QUEUE_READY, 1);
 }

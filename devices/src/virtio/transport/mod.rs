@@ -7,10 +7,14 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::queue::QueueState;
+
 pub mod core;
 pub mod mmio;
 mod mmio_interrupt;
 pub mod pci;
+#[cfg(test)]
+mod slow;
 mod words;
 
 /// The host's way to turn a guest's write into a doorbell without leaving the kernel (`ioeventfd`).
@@ -32,9 +36,10 @@ pub trait DoorbellBinder: Debug + Send + Sync {
 
 /// What a VM does with a device, wherever its registers are.
 pub trait Transport: Debug + Send + Sync {
-    /// Stops all queues, which keep where they stand. When it returns, the device touches no guest memory any more.
-    fn stop(&self);
+    /// Stops all queues, and gives the state of each that the driver has set up, by its index. When it returns, the device
+    /// touches no guest memory any more, nor will it before [`Self::resume`], whatever the driver does.
+    fn stop(&self) -> Vec<(u16, QueueState)>;
 
-    /// Goes on after [`Self::stop`].
+    /// Goes on where [`Self::stop`] has stopped.
     fn resume(&self);
 }

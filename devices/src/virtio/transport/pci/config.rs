@@ -7,7 +7,7 @@ use super::{
     BAR, BAR_SIZE, COMMON, DEVICE, ISR, MSIX_PBA, MSIX_TABLE, NOTIFY, NOTIFY_OFF_MULTIPLIER, PAGE, PciTransportError,
 };
 use crate::pci::msix::{self, Msix};
-use crate::pci::{ConfigError, ConfigSpace, Identity};
+use crate::pci::{BarAccess, ConfigError, ConfigSpace, Identity};
 
 /// The vendor of all virtio devices, and the device ID that the type is added to (§4.1.2.1).
 const VENDOR: u16 = 0x1af4;
@@ -95,10 +95,11 @@ fn add(
 }
 
 impl Places {
-    /// Where in the BAR an access to the window's data goes, and how wide it is. The driver must name a width of 1, 2 or
-    /// 4 and an aligned offset (§4.1.4.9.2); an access by any other names does nothing.
-    pub(super) fn window_access(&self, space: &ConfigSpace, register: usize, len: usize) -> Option<(u64, usize)> {
-        if !overlap(register, len, self.window.saturating_add(WINDOW_DATA), WINDOW_DATA_SIZE) {
+    /// Where in the BAR an access to the window's data goes. The driver must name a width of 1, 2 or 4 and an aligned offset
+    /// (§4.1.4.9.2); an access by any other names does nothing.
+    pub(super) fn window_access(&self, space: &ConfigSpace, register: usize, len: usize) -> Option<BarAccess> {
+        let data = self.window.saturating_add(WINDOW_DATA);
+        if !overlap(register, len, data, WINDOW_DATA_SIZE) {
             return None;
         }
         let field = |offset: usize| u32::from_le_bytes(space.get(self.window.saturating_add(offset)));
@@ -106,15 +107,7 @@ impl Places {
         let (offset, length) = (field(WINDOW_OFFSET), field(WINDOW_LENGTH));
         let fits = matches!(length, 1 | 2 | 4) && offset.is_multiple_of(length) && u64::from(offset) < BAR_SIZE;
         let width = usize::try_from(length).ok()?;
-        (bar == BAR && fits).then_some((offset.into(), width))
-    }
-
-    pub(super) fn window_data(&self, space: &ConfigSpace) -> [u8; WINDOW_DATA_SIZE] {
-        space.get(self.window.saturating_add(WINDOW_DATA))
-    }
-
-    pub(super) fn set_window_data(&self, space: &mut ConfigSpace, data: [u8; WINDOW_DATA_SIZE]) {
-        space.set(self.window.saturating_add(WINDOW_DATA), &data);
+        (bar == BAR && fits).then_some(BarAccess { bar, offset: offset.into(), width, data })
     }
 
     /// MSI-X Message Control, when it was part of an access.

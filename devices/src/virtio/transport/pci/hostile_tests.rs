@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-use super::mock::{MEMORY_AND_MASTER, QUEUE_VECTOR};
+use super::super::slow::Slow;
+use super::mock::{MEMORY_AND_MASTER, MockFunction, QUEUE_VECTOR};
 use super::tests::{Machine, add_disk, machine};
 use super::*;
-use crate::pci::mock::{CONFIG_PORTS, ECAM, WINDOWS};
+use crate::pci::mock::{CONFIG_PORTS, ECAM, MockVectors, WINDOWS};
+use crate::virtio::mock::MockDriver;
 
 /// Brings a device back whose configuration space may hold anything, as firmware would.
 fn recover(it: &Machine) {
@@ -226,4 +228,57 @@ fn resets_and_hostile_writes_at_the_same_time_leave_a_device_that_can_be_revived
     });
     it.vectors.take(QUEUE_VECTOR);
     recover(&it);
+}
+
+/// Writes a register of the common configuration by the window in configuration space.
+fn set_by_window(it: &Machine, function: &MockFunction, offset: u32, value: u8) {
+    it.machine.set_config(function.device, function.window + 8, &offset.to_le_bytes());
+    it.machine.set_config(function.device, function.window + 12, &1u32.to_le_bytes());
+    it.machine.set_config(function.device, function.window + 16, &[value]);
+}
+
+#[test]
+fn a_device_that_takes_its_time_holds_up_no_access_to_another() {
+    type Act = fn(&Machine, &MockFunction);
+    // All of them find the device running, or ready to.
+    let cases: [(&str, bool, Act); 5] = [
+        ("bus master turned off", true, |it, function| function.set_bus_master(&it.machine, false)),
+        ("a reset by the window in configuration space", true, |it, function| set_by_window(it, function, 0x14, 0)),
+        ("a start by it", false, |it, function| set_by_window(it, function, 0x14, 15)),
+        ("a reset", true, |it, function| function.set(&it.machine, 0x14, &[0])),
+        ("a start", false, |it, function| function.set(&it.machine, 0x14, &[15])),
+    ];
+    for (name, running, act) in cases {
+        let it = machine();
+        let slow = Slow::new();
+        let vectors = MockVectors::new(2);
+        let doorbells = it.machine.doorbells.clone();
+        let transport = PciTransport::new(Box::new(slow.clone()), it.mem.clone(), vectors, doorbells).unwrap();
+        let device = it.machine.pci.add(transport).unwrap();
+        let function = MockFunction::probe(&it.machine, device);
+        let driver = MockDriver::new(&it.mem, 0x9000, 16);
+        function.set_up(&it.machine, &driver);
+        if running {
+            slow.go_on();
+            function.set(&it.machine, 0x14, &[15]);
+            slow.wait();
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| act(&it, &function));
+            slow.wait();
+            // Found by memory and by ports, moved, reset, brought up and used: all of it waits for nobody.
+            recover(&it);
+            it.machine.set_config(1, 0x10, &WINDOWS[1].base.to_le_bytes());
+            it.machine.write_ports(CONFIG_PORTS, &0x8000_0800u32.to_le_bytes());
+            let mut id = [0; 4];
+            it.machine.read_ports(CONFIG_PORTS + 4, &mut id);
+            assert_eq!(u32::from_le_bytes(id), 0x1042_1af4, "{name}");
+            it.serves();
+            // And so does the configuration space of the one that is busy, as far as that is PCI's.
+            assert_eq!(it.machine.config::<2>(device, 0), 0x1af4, "{name}");
+            slow.go_on();
+        });
+        let expected = if name.contains("reset") { 0 } else { 15 };
+        assert_eq!(function.get::<1>(&it.machine, 0x14), expected, "{name}");
+    }
 }

@@ -18,6 +18,8 @@ use crate::virtio::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 pub const MEMORY_AND_MASTER: u8 = 0b110;
 /// The vector that [`MockFunction::initialize`] gives to queue 0; the configuration has vector 0.
 pub const QUEUE_VECTOR: u16 = 1;
+/// The status one step before DRIVER_OK.
+const READY: u8 = ACKNOWLEDGE | DRIVER | FEATURES_OK;
 
 /// A virtio function as its driver knows it.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +97,11 @@ impl MockFunction {
         machine.write(entry + 12, &0u32.to_le_bytes());
     }
 
+    /// Turns bus master on or off; memory decode stays on.
+    pub fn set_bus_master(&self, machine: &MockMachine, on: bool) {
+        machine.set_config(self.device, 4, &[if on { MEMORY_AND_MASTER } else { 0b010 }]);
+    }
+
     /// Rings a doorbell.
     pub fn notify(&self, machine: &MockMachine, queue: u16) {
         let address = self.notify + self.notify_off_multiplier * u64::from(queue);
@@ -109,6 +116,13 @@ impl MockFunction {
 
     /// Resets the device and brings it up with queue 0 (virtio 1.3 §3.1.1, §4.1.5.1).
     pub fn initialize(&self, machine: &MockMachine, driver: &MockDriver) {
+        self.set_up(machine, driver);
+        self.set(machine, 0x14, &[READY | DRIVER_OK]);
+        assert_eq!(self.get::<1>(machine, 0x14), u64::from(READY | DRIVER_OK));
+    }
+
+    /// The same but for the last step, DRIVER_OK.
+    pub fn set_up(&self, machine: &MockMachine, driver: &MockDriver) {
         self.reset(machine);
         self.set(machine, 0x14, &[ACKNOWLEDGE]);
         self.set(machine, 0x14, &[ACKNOWLEDGE | DRIVER]);
@@ -119,9 +133,8 @@ impl MockFunction {
             self.set(machine, 0x0c, &offered.to_le_bytes());
             assert_eq!(self.get::<4>(machine, 0x0c) as u32, offered);
         }
-        let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK;
-        self.set(machine, 0x14, &[ready]);
-        assert_eq!(self.get::<1>(machine, 0x14), u64::from(ready));
+        self.set(machine, 0x14, &[READY]);
+        assert_eq!(self.get::<1>(machine, 0x14), u64::from(READY));
         self.set_vectors(machine);
         self.set(machine, 0x18, &driver.config.size.to_le_bytes());
         self.set(machine, 0x20, &driver.config.descriptor_table.to_le_bytes());
@@ -130,8 +143,6 @@ impl MockFunction {
             self.set(machine, offset + 4, &((address >> 32) as u32).to_le_bytes());
         }
         self.set(machine, 0x1c, &1u16.to_le_bytes());
-        self.set(machine, 0x14, &[ready | DRIVER_OK]);
-        assert_eq!(self.get::<1>(machine, 0x14), u64::from(ready | DRIVER_OK));
     }
 
     /// Gives vector 0 to the configuration and [`QUEUE_VECTOR`] to queue 0, which stays selected.

@@ -15,6 +15,13 @@
 //! | `0x4000` | MSI-X table: which vector is whose, the driver says |
 //! | `0x5000` | MSI-X pending bits |
 //!
+//! **Bus master.** While the bit is off in the command register, the device touches no guest memory and sends no message:
+//! its queues are stopped as in a pause and go on when it is turned on, and each vector keeps one message pending. That
+//! breaks no driver that goes by the book. Linux turns it on before it begins with the device at all
+//! (`virtio_pci_probe`: `pci_set_master`, then `register_virtio_device`, which resets and negotiates), and off only once
+//! the device is reset (`virtio_pci_remove`, `virtio_pci_freeze`). One that turns it on only after DRIVER_OK finds its
+//! queues started then.
+//!
 //! **Locks.** Register accesses share one lock. A device that raises an interrupt takes none: vectors, ISR and MSI-X
 //! gates are atomics, so a worker is never held up by a vCPU, and a reset can wait for the worker.
 
@@ -26,6 +33,7 @@ pub mod mock;
 mod registers;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
@@ -40,8 +48,9 @@ use super::{DoorbellBinder, Transport};
 use crate::GuestRam;
 use crate::interrupt::MsiVectors;
 use crate::pci::msix::Msix;
-use crate::pci::{ConfigError, ConfigSpace, PciFunction};
+use crate::pci::{BarAccess, ConfigError, ConfigSpace, PciFunction};
 use crate::virtio::device::VirtioDevice;
+use crate::virtio::queue::QueueState;
 
 /// The one BAR.
 const BAR: u8 = 0;
@@ -97,6 +106,8 @@ pub struct PciTransport {
     registers: Mutex<Registers>,
     interrupt: Arc<Interrupt>,
     doorbells: Doorbells,
+    /// The bit of the command register, as it was noted last.
+    bus_master: AtomicBool,
     /// The configuration space at power-on.
     space: ConfigSpace,
     places: Places,
@@ -118,11 +129,15 @@ impl PciTransport {
         let count = self::vectors(device.as_ref())?;
         let interrupt = Arc::new(Interrupt::new(Msix::new(vectors, count)));
         let (space, places) = config::space(device.device_type(), &interrupt.msix)?;
-        let core = Core::new(device, mem, interrupt.clone())?;
+        let mut core = Core::new(device, mem, interrupt.clone())?;
+        let bus_master = space.bus_master();
+        core.set_bus_master(bus_master);
+        interrupt.msix.set_bus_master(bus_master);
         let events = (0..).map_while(|index| core.doorbell(index)).map(EventFd::try_clone);
         let doorbells = Doorbells::new(doorbells, events.collect::<io::Result<_>>()?);
         let registers = Mutex::new(Registers::new(core, interrupt.clone()));
-        Ok(Arc::new(Self { registers, interrupt, doorbells, space, places }))
+        let bus_master = AtomicBool::new(bus_master);
+        Ok(Arc::new(Self { registers, interrupt, doorbells, bus_master, space, places }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Registers> {
@@ -155,8 +170,8 @@ impl PciTransport {
 }
 
 impl Transport for PciTransport {
-    fn stop(&self) {
-        self.lock().core.stop();
+    fn stop(&self) -> Vec<(u16, QueueState)> {
+        self.lock().core.stop()
     }
 
     fn resume(&self) {
@@ -169,25 +184,25 @@ impl PciFunction for PciTransport {
         self.space.clone()
     }
 
-    fn reading_config(&self, space: &mut ConfigSpace, register: usize, len: usize) {
-        if let Some((offset, width)) = self.places.window_access(space, register, len) {
-            let mut data = [0; 4];
-            if let Some(data) = data.get_mut(..width) {
-                self.read(offset, data);
-            }
-            self.places.set_window_data(space, data);
-        }
+    fn bar_access(&self, space: &ConfigSpace, register: usize, len: usize) -> Option<BarAccess> {
+        self.places.window_access(space, register, len)
     }
 
-    fn wrote_config(&self, space: &ConfigSpace, register: usize, len: usize) {
-        if let Some((offset, width)) = self.places.window_access(space, register, len) {
-            let data = self.places.window_data(space);
-            if let Some(data) = data.get(..width) {
-                self.write(offset, data);
-            }
-        }
+    fn wrote_config(&self, space: &ConfigSpace, register: usize, len: usize) -> bool {
         if let Some(control) = self.places.message_control(space, register, len) {
             self.interrupt.msix.set_control(control);
+        }
+        self.bus_master.store(space.bus_master(), Ordering::Release);
+        ConfigSpace::is_command(register, len)
+    }
+
+    fn act_on_config(&self) {
+        // Looked at with the lock, so that of two vCPUs that write it the last one to come in here finds what was noted last.
+        let mut registers = self.lock();
+        let bus_master = self.bus_master.load(Ordering::Acquire);
+        if bus_master != registers.core.bus_master() {
+            registers.core.set_bus_master(bus_master);
+            self.interrupt.msix.set_bus_master(bus_master);
         }
     }
 
