@@ -35,6 +35,10 @@ const BOUNCE_ALIGNMENT: usize = 4096;
 /// The most that one call takes (IOV_MAX in Linux).
 const MAX_IOVECS: usize = 1024;
 
+// SAFETY: the pointers in it are to guest memory, which whoever loads a transfer keeps mapped wherever it goes, and to a
+// buffer that it owns. Nothing of it belongs to a thread.
+unsafe impl Send for Transfer {}
+
 /// What one call is to move.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {

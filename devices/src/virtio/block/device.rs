@@ -46,7 +46,7 @@ impl Block {
             if options.engine == EngineChoice::IoUring {
                 return Err(BlockError::NoIoUring(error));
             }
-            tracing::warn!(disk = name, "io_uring can't be used, so requests are done one by one: {error}");
+            tracing::warn!(disk = name, "io_uring can't be used, so threads wait for the disk: {error}");
             options.engine = EngineChoice::Sync;
         }
         let image = Arc::new(Image::new(name, file, options)?);
@@ -103,6 +103,10 @@ impl Block {
 impl Block {
     pub(super) fn image(&self) -> &Image {
         &self.image
+    }
+
+    pub(super) fn shared(&self) -> Arc<Image> {
+        self.image.clone()
     }
 }
 

@@ -7,7 +7,7 @@
 //! right here too. Such a write may wait, and the queue with it: while the page cache is full of what isn't on the disk
 //! yet, or for the rest of a page that it changes in part. The ring gets what else would wait for the disk: reads of what
 //! isn't cached, writes that are to be durable when they complete, flushes and holes. Direct I/O always waits, and all of
-//! it goes to the ring.
+//! it goes to the ring. Without a ring, threads of a [`Pool`] wait instead.
 
 use std::io;
 use std::sync::Arc;
@@ -17,11 +17,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::Backend;
 use super::image::Image;
+use super::pool::Pool;
 use super::raw::Raw;
 use super::request::Step;
 use crate::GuestRam;
-use crate::sys::aligned::AlignedBuffer;
-use crate::sys::doorbell;
 use crate::sys::ring::{Completion, Operation, Ring, Setup};
 use crate::sys::transfer::{Direction, Transfer};
 
@@ -37,28 +36,31 @@ pub(super) enum Started {
 
 /// One queue's engine.
 pub(super) enum Engine {
-    /// All is done at once, by this thread.
-    Sync { transfers: Vec<Transfer>, bounce: Option<AlignedBuffer>, doorbell: EventFd, _mem: GuestRam },
+    /// What isn't done at once, by this thread, is done by threads of ours.
+    Sync(Box<Pool>),
     /// What isn't done at once, by this thread, is done by the kernel.
     Ring(Box<Ring>),
 }
 
 impl Engine {
     /// An engine for a queue of `slots` descriptors, made by the thread that uses it.
-    pub(super) fn new(setup: Option<Setup>, slots: u16, doorbell: EventFd, mem: GuestRam) -> io::Result<Self> {
+    pub(super) fn new(
+        setup: Option<Setup>,
+        slots: u16,
+        doorbell: EventFd,
+        image: Arc<Image>,
+        mem: GuestRam,
+    ) -> io::Result<Self> {
         match setup {
             Some(setup) => Ok(Self::Ring(Box::new(Ring::new(setup, slots, doorbell, mem)?))),
-            None => {
-                let transfers = std::iter::repeat_with(Transfer::default).take(slots.into()).collect();
-                Ok(Self::Sync { transfers, bounce: None, doorbell, _mem: mem })
-            }
+            None => Ok(Self::Sync(Box::new(Pool::new(slots, doorbell, image, mem)))),
         }
     }
 
-    /// The buffers of a slot; `None` while the kernel has them.
+    /// The buffers of a slot; `None` while the kernel or another thread has them.
     pub(super) fn transfer(&mut self, slot: u16) -> Option<&mut Transfer> {
         match self {
-            Self::Sync { transfers, .. } => transfers.get_mut(usize::from(slot)),
+            Self::Sync(pool) => pool.transfer(slot),
             Self::Ring(ring) => ring.transfer(slot),
         }
     }
@@ -78,12 +80,18 @@ impl Engine {
         started
     }
 
-    /// Where one step is done after the other, they share a buffer.
+    /// The steps that this thread does share a buffer.
     fn swap_bounce(&mut self, slot: u16) {
-        if let Self::Sync { transfers, bounce, .. } = self
-            && let Some(transfer) = transfers.get_mut(usize::from(slot))
-        {
-            transfer.swap_bounce(bounce);
+        if let Self::Sync(pool) = self {
+            pool.swap_bounce(slot);
+        }
+    }
+
+    /// Has a step done that would wait, by somebody who does nothing else meanwhile. `false`: there is nobody.
+    pub(super) fn hand_over(&mut self, slot: u16, step: Step, durable: bool) -> bool {
+        match self {
+            Self::Sync(pool) => pool.hand_over(slot, step, durable),
+            Self::Ring(_) => false,
         }
     }
 
@@ -135,18 +143,18 @@ impl Engine {
         }
     }
 
-    /// The next step that the kernel has done.
+    /// The next step that is done.
     pub(super) fn next(&mut self) -> io::Result<Option<Completion>> {
         match self {
-            Self::Sync { .. } => Ok(None),
+            Self::Sync(pool) => Ok(pool.next()),
             Self::Ring(ring) => ring.next(),
         }
     }
 
-    /// Steps that the kernel has.
-    pub(super) fn in_kernel(&self) -> usize {
+    /// Steps that the kernel has, or another thread.
+    pub(super) fn under_way(&self) -> usize {
         match self {
-            Self::Sync { .. } => 0,
+            Self::Sync(pool) => pool.under_way(),
             Self::Ring(ring) => ring.operations(),
         }
     }
@@ -154,7 +162,7 @@ impl Engine {
     /// Lets the kernel begin with what was started.
     pub(super) fn submit(&mut self) -> io::Result<()> {
         match self {
-            Self::Sync { .. } => Ok(()),
+            Self::Sync(_) => Ok(()),
             Self::Ring(ring) => ring.submit(),
         }
     }
@@ -162,15 +170,18 @@ impl Engine {
     /// Sleeps until the doorbell rings, the kernel has done a step, or `timeout` is over.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
-            Self::Sync { doorbell, .. } => doorbell::wait(doorbell, timeout),
+            Self::Sync(pool) => pool.wait(timeout),
             Self::Ring(ring) => ring.wait(timeout),
         }
     }
 
-    /// Asks the kernel to give back what it has not begun with. Nobody listens to the doorbell any more.
+    /// Asks for all to be given back that was not begun with. Nobody listens to the doorbell any more.
     pub(super) fn cancel(&mut self) -> io::Result<()> {
         match self {
-            Self::Sync { .. } => Ok(()),
+            Self::Sync(pool) => {
+                pool.cancel();
+                Ok(())
+            }
             Self::Ring(ring) => ring.cancel(),
         }
     }
@@ -195,7 +206,7 @@ fn operation(raw: &Raw, step: Step, durable: bool) -> Option<Operation> {
 }
 
 /// Does a step, however long that takes.
-fn run(backend: &Backend, transfer: &mut Transfer, step: Step, durable: bool) -> io::Result<u32> {
+pub(super) fn run(backend: &Backend, transfer: &mut Transfer, step: Step, durable: bool) -> io::Result<u32> {
     match step {
         Step::Read { offset } => backend.read(transfer, offset),
         Step::Write { offset } => backend.write(transfer, offset, durable),

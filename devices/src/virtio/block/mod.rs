@@ -22,6 +22,7 @@ mod machine;
 #[cfg(test)]
 mod neighbour;
 mod options;
+mod pool;
 mod qcow2;
 mod raw;
 mod request;

@@ -71,12 +71,12 @@ impl Default for BlockOptions {
 /// Who does the reading and writing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// `io_uring` where the host has it, else one request after the other.
+    /// `io_uring` where the host has it, else plain system calls.
     #[default]
     Automatic,
     /// `io_uring`, or the disk doesn't start.
     IoUring,
-    /// One request after the other, by plain system calls.
+    /// Plain system calls, by threads that wait for the disk.
     Sync,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! An image in the qcow2 format, read and written by imago, one request after the other.
+//! An image in the qcow2 format, read and written by imago, through plain system calls.
 //!
 //! What comes here from the guest are ranges of the disk, checked against its capacity. Whoever made the image controls its
 //! header and tables, and could name any file of the host as what lies behind it: only files that the disk's owner has

@@ -36,6 +36,9 @@ pub(super) struct Raw {
     /// Tests pretend with it that the host can't make anything durable.
     #[cfg(test)]
     pub(super) forgetful: AtomicBool,
+    /// Tests hold up with it what the threads of a pool do.
+    #[cfg(test)]
+    pub(super) gate: std::sync::Mutex<()>,
 }
 
 impl Raw {
@@ -64,6 +67,8 @@ impl Raw {
             full: AtomicBool::new(false),
             #[cfg(test)]
             forgetful: AtomicBool::new(false),
+            #[cfg(test)]
+            gate: std::sync::Mutex::default(),
         })
     }
 

@@ -69,6 +69,8 @@ pub(super) struct Runner {
     unannounced: u32,
     /// How much of that there may be before it is told.
     announce_at: u32,
+    /// Chains that are known to be there and were not taken.
+    more: u16,
 }
 
 impl Runner {
@@ -98,6 +100,7 @@ impl Runner {
             resumed,
             unannounced: 0,
             announce_at: 0,
+            more: 0,
         }
     }
 
@@ -145,10 +148,10 @@ impl Runner {
     /// Waits for what the kernel has. With `completes`, what gets done goes back to the driver.
     fn drain(&mut self, completes: bool) -> Result<(), RunError> {
         self.stop.store(true, Ordering::Release);
-        if self.engine.in_kernel() > 0 {
+        if self.engine.under_way() > 0 {
             self.engine.cancel()?;
         }
-        while self.engine.in_kernel() > 0 {
+        while self.engine.under_way() > 0 {
             if completes {
                 self.complete_done()?;
             } else {
@@ -156,7 +159,7 @@ impl Runner {
                     self.note_loss(done.slot, done.result.as_ref().err());
                 }
             }
-            if self.engine.in_kernel() > 0 {
+            if self.engine.under_way() > 0 {
                 self.engine.wait(None)?;
             }
         }
@@ -176,7 +179,9 @@ impl Runner {
         // A driver that can only run when we sleep gains nothing by being told earlier.
         self.announce_at =
             if self.image.has_one_processor { u32::MAX } else { (available / 2).clamp(least, most).into() };
-        for _ in 0..available {
+        self.more = available;
+        while let Some(more) = self.more.checked_sub(1) {
+            self.more = more;
             if self.is_stopped() {
                 break;
             }
@@ -249,6 +254,10 @@ impl Runner {
             }
             let started = match self.engine.start(head, step, &self.image, self.durable, false) {
                 Started::WouldWait => {
+                    let alone = self.more == 0 && self.engine.under_way() == 0;
+                    if !alone && self.engine.hand_over(head, step, self.durable) {
+                        return Ok(());
+                    }
                     // Nobody's completion waits for the disk that another request needs.
                     self.announce()?;
                     self.engine.start(head, step, &self.image, self.durable, true)

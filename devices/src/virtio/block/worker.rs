@@ -21,7 +21,7 @@ use crate::virtio::queue::QueueState;
 
 /// Bytes of a worker's stack: many times what a request needs. The default of 2 MiB may get a huge page, all of which is
 /// then resident.
-const STACK: usize = 256 << 10;
+pub(super) const STACK: usize = 256 << 10;
 
 /// A running queue.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Worker {
         let thread =
             thread::Builder::new().name(format!("{} q{index}", image.name)).stack_size(STACK).spawn(move || {
                 let guard = FailGuard(&notifier);
-                let engine = Engine::new(setup, queue.size(), doorbell, queue.mem().clone());
+                let engine = Engine::new(setup, queue.size(), doorbell, image.clone(), queue.mem().clone());
                 let (failed, state) = match engine {
                     Ok(engine) => {
                         let (image, notifier) = (image.clone(), notifier.clone());
@@ -93,7 +93,7 @@ fn setup(image: &Image, slots: u16) -> io::Result<Option<Setup>> {
                     tracing::warn!(
                         disk = image.name,
                         times,
-                        "io_uring can't be used, so requests are done one by one: {error}"
+                        "io_uring can't be used, so threads wait for the disk: {error}"
                     );
                 }
             })
