@@ -181,6 +181,42 @@ fn a_chain_of_backing_files_is_read_and_only_its_top_is_written() {
 }
 
 #[test]
+fn an_image_that_is_made_larger_is_sound_and_zero_where_it_is_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let backing = pattern(8);
+    fs::write(folder.join("raw"), &backing).unwrap();
+    // Shorter than what lies behind it, which must not be seen through what is new; and not in whole clusters.
+    let (odd, larger) = ("1000448", (SIZE + (9 << 20) + 512) as u64);
+    for (image, arguments) in [
+        ("plain", &["plain", odd][..]),
+        ("small-clusters", &["-o", "cluster_size=512", "small-clusters", odd]),
+        ("large-clusters", &["-o", "cluster_size=2M", "large-clusters", odd]),
+        ("lazy", &["-o", "lazy_refcounts=on", "lazy", odd]),
+        ("version-2", &["-o", "compat=0.10", "version-2", odd]),
+        ("backed", &["-b", "raw", "-F", "raw", "backed", odd]),
+    ] {
+        succeeds(folder, &[&["create", "-f", "qcow2"], arguments].concat());
+        let mut disk = Disk::new(block(folder, image, false, &[folder.to_owned()]).unwrap());
+        let mut expected = if image == "backed" { backing[..1_000_448].to_vec() } else { vec![0; 1_000_448] };
+        let write = |disk: &mut Disk, expected: &mut Vec<u8>, offset: usize| {
+            disk.write(offset, &[0x5a; 1024]);
+            expected[offset..offset + 1024].fill(0x5a);
+        };
+        write(&mut disk, &mut expected, 999_424);
+        assert_eq!(disk.0.control().resize(larger).unwrap(), larger / 512, "{image}");
+        expected.resize(larger as usize, 0);
+        write(&mut disk, &mut expected, 1_000_448);
+        write(&mut disk, &mut expected, larger as usize - 1024);
+        disk.flush();
+        assert_eq!(disk.0.capacity(), larger / 512);
+        assert!(disk.content() == expected, "{image}");
+        drop(disk);
+        assert_holds(folder, image, &expected);
+    }
+}
+
+#[test]
 fn a_chain_without_end_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use devices::virtio::block::Block;
+use devices::virtio::block::{Block, BlockControl};
 use devices::virtio::mock::{MockDriver, ram};
 use devices::virtio::queue::{Queue, QueueState};
 use devices::virtio::{DeviceInterrupt, Notifier, QueueResources, VirtioDevice};
@@ -50,6 +50,12 @@ impl Running {
                 None => drop(self.interrupt.0.read().unwrap()),
             }
         }
+    }
+
+    /// The host's way to the disk.
+    #[allow(dead_code, reason = "not every test has a use for it")]
+    pub(crate) fn control(&self) -> BlockControl {
+        self.block.control()
     }
 
     /// Sectors of 512 bytes.

@@ -216,13 +216,12 @@ fn an_image_that_another_vm_writes_is_refused_and_stays_as_it_was() {
     first.wait().assert_clean();
 }
 
-#[test]
-fn a_disk_that_has_grown_is_seen_by_the_running_guest() {
-    let image = Image::empty(1 << 20);
+/// A guest sees a disk become larger while it runs.
+fn grows(image: Image, format: &str) {
     let mut config = Config::new(guest_file("vmlinux"));
     config.initrd = Some(guest_file("initrd"));
     config.rootfs = Some(Disk::root(&root("")).unwrap());
-    config.disks = vec![Disk::new(&image.path)];
+    config.disks = vec![format!("path={},format={format}", image.path).parse().unwrap()];
     let command = "cat /sys/block/vdb/size; while [ $(cat /sys/block/vdb/size) = 2048 ]; do sleep 0.1; done; \
                    echo size=$(cat /sys/block/vdb/size); dd if=/dev/vdb of=/dev/null bs=1M";
     config.cmdline = Some(format!("{CMDLINE} vmm.run=\"{command}\""));
@@ -234,8 +233,7 @@ fn a_disk_that_has_grown_is_seen_by_the_running_guest() {
         while let Ok(len @ 1..) = output.read(&mut bytes) {
             seen.extend_from_slice(&bytes[..len]);
             if !grown && String::from_utf8_lossy(&seen).contains("2048\r\n") {
-                fs::File::options().write(true).open(&image.path).unwrap().set_len(3 << 20).unwrap();
-                assert_eq!(control.disks()[1].resize().unwrap(), 3 << 20);
+                assert_eq!(control.disks()[1].resize(3 << 20).unwrap(), 3 << 20);
                 grown = true;
             }
         }
@@ -244,4 +242,16 @@ fn a_disk_that_has_grown_is_seen_by_the_running_guest() {
     assert_eq!(vm.run(Vec::new()).unwrap(), Exit::PowerOff);
     let seen = reader.join().unwrap();
     assert!(seen.contains("size=6144\r\n") && seen.contains("3+0 records in"), "{seen}");
+}
+
+#[test]
+fn a_raw_disk_that_has_grown_is_seen_by_the_running_guest() {
+    grows(Image::empty(1 << 20), "raw");
+}
+
+#[test]
+fn a_qcow2_disk_that_has_grown_is_seen_by_the_running_guest() {
+    let image = Image::empty(0);
+    create_qcow2(&image.path, 1 << 20);
+    grows(image, "qcow2");
 }

@@ -47,6 +47,14 @@ impl Backend {
         }
     }
 
+    /// Makes the disk larger: so many bytes. What is new reads as zeros.
+    pub(super) fn grow(&self, size: u64) -> Result<(), BlockError> {
+        match self {
+            Self::Raw(raw) => raw.grow(size),
+            Self::Qcow2(qcow2) => qcow2.grow(size).map_err(BlockError::CantGrow),
+        }
+    }
+
     /// What the host says of block sizes.
     pub(super) fn topology(&self) -> Topology {
         match self {

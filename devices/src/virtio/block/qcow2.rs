@@ -13,10 +13,12 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use imago::file::File;
+use imago::format::PreallocateMode;
 use imago::raw::Raw;
-use imago::{FormatAccess, StorageOpenOptions};
+use imago::{FormatAccess, Mapping, StorageOpenOptions};
 
 use crate::sys::transfer::{Direction, Transfer};
 
@@ -24,37 +26,96 @@ use crate::sys::transfer::{Direction, Transfer};
 const MAGIC: u32 = 0x5146_49fb;
 /// The most images of a chain, the disk's own one included.
 const MAX_DEPTH: usize = 16;
+/// Bytes of the largest cluster.
+const MAX_CLUSTER: u64 = 2 << 20;
 /// The most bytes of a refcount table, as QEMU has it.
 const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 
 /// A disk in a qcow2 image.
-pub(super) struct Qcow2(FormatAccess<File>);
+pub(super) struct Qcow2 {
+    /// Read by whoever reads or writes data; written by what moves clusters about, which must be alone with them.
+    image: RwLock<FormatAccess<File>>,
+    /// Bytes of the disk right behind this image.
+    backing_size: u64,
+}
+
+/// An image that is open, with what lies behind it.
+struct Opened {
+    image: FormatAccess<File>,
+    backing_size: u64,
+}
 
 impl Qcow2 {
     /// Opens the image in `file`, and what it is based on if all of that is among `permitted`, or directly in a folder that
     /// is.
     pub(super) fn new(file: fs::File, writable: bool, permitted: &[PathBuf]) -> io::Result<Self> {
         let permitted: Vec<_> = permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?;
-        open(file, writable, &permitted, 1).map(Self)
+        let Opened { image, backing_size } = open(file, writable, &permitted, 1)?;
+        Ok(Self { image: RwLock::new(image), backing_size })
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, FormatAccess<File>> {
+        self.image.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alone(&self) -> RwLockWriteGuard<'_, FormatAccess<File>> {
+        self.image.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn size(&self) -> u64 {
-        self.0.size()
+        self.shared().size()
+    }
+
+    /// Makes the disk larger; what is new reads as zeros, also where the image behind it is longer than this one was.
+    pub(super) fn grow(&self, size: u64) -> io::Result<()> {
+        let image = self.alone();
+        let old = image.size();
+        if self.backing_size > old {
+            image.resize_grow(size.min(self.backing_size), PreallocateMode::Zero)?;
+        }
+        image.resize_grow(size, PreallocateMode::None)?;
+        // The rest of what was the last cluster may hold anything, as nobody could read it.
+        let cluster = image.inner().zero_granularity().unwrap_or(MAX_CLUSTER);
+        let rest = old.checked_next_multiple_of(cluster).map_or(0, |end| end.min(size).saturating_sub(old));
+        write_zeros(&image, old, rest)?;
+        image.flush()?;
+        image.sync()
     }
 
     /// Reads or writes a piece.
     pub(super) fn run(&self, direction: Direction, transfer: &mut Transfer, offset: u64) -> io::Result<u32> {
         transfer.run_by(direction, |buffer| match direction {
-            Direction::Read => self.0.read(buffer, offset),
-            Direction::Write => self.0.write(&*buffer, offset),
+            Direction::Read => self.shared().read(buffer, offset),
+            Direction::Write => self.shared().write(&*buffer, offset),
         })
     }
 
     /// Makes durable what was written: first the tables that are only in memory, then the file.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.0.flush()?;
-        self.0.sync()
+        let image = self.shared();
+        image.flush()?;
+        image.sync()
     }
+}
+
+/// Makes a range zeros: writes them, where it doesn't read as such already.
+fn write_zeros(image: &FormatAccess<File>, mut offset: u64, mut len: u64) -> io::Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while len > 0 {
+        let (mapping, known) = image.get_mapping(offset, len)?;
+        let piece = if matches!(mapping, Mapping::Zero { .. }) {
+            known
+        } else {
+            let part = known.min(u64::try_from(ZEROS.len()).unwrap_or(u64::MAX));
+            image.write(ZEROS.get(..usize::try_from(part).unwrap_or_default()).unwrap_or_default(), offset)?;
+            part
+        };
+        if piece == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        (offset, len) = (offset.saturating_add(piece), len.saturating_sub(piece));
+    }
+    Ok(())
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
@@ -117,7 +178,7 @@ impl std::fmt::Debug for Qcow2 {
 }
 
 /// Opens one image of a chain, and those behind it: the library would guess formats, and follow names without end.
-fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> io::Result<FormatAccess<File>> {
+fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> io::Result<Opened> {
     check_header(&file, writable)?;
     // What lies behind the image may be named from where it is.
     let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
@@ -135,7 +196,7 @@ fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> 
             Some(FormatAccess::new(Raw::open_image(storage(behind(name)?, false)?, false)?))
         }
         (Some(name), Some("qcow2")) if depth < MAX_DEPTH => {
-            Some(open(behind(name)?, false, permitted, depth.saturating_add(1))?)
+            Some(open(behind(name)?, false, permitted, depth.saturating_add(1))?.image)
         }
         (Some(_), Some("qcow2")) => return Err(invalid(&format!("it is a chain of more than {MAX_DEPTH} images"))),
         (Some(name), Some(format)) => {
@@ -150,9 +211,10 @@ fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> 
             return Err(invalid(&what));
         }
     };
+    let backing_size = backing.as_ref().map_or(0, FormatAccess::size);
     image.set_data_file(data);
     image.set_backing(backing);
-    Ok(FormatAccess::new(image))
+    Ok(Opened { image: FormatAccess::new(image), backing_size })
 }
 
 fn storage(file: fs::File, writable: bool) -> io::Result<File> {
