@@ -3,11 +3,13 @@
 //! qcow2 images as qemu-img makes them, read and written through the device, and looked at with qemu-img again.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
 
-use devices::virtio::block::{Block, BlockError, BlockOptions, ImageFormat};
+use devices::virtio::block::{Block, BlockError, BlockOptions, ImageFormat, LockBehind};
 use devices::virtio::mock::{Buffer, readable, writable};
 use running::Running;
 use vm_memory::{Bytes, GuestAddress};
@@ -178,6 +180,41 @@ fn a_chain_of_backing_files_is_read_and_only_its_top_is_written() {
         assert!(error.contains("which it may not open"), "{error}");
     }
     assert!(block(folder, "top", true, &[folder.join("middle"), folder.join("raw")]).is_ok());
+}
+
+#[test]
+fn what_lies_behind_an_image_is_locked_before_it_is_read_or_the_disk_is_refused() {
+    static LOCKED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("raw"), pattern(9)).unwrap();
+    succeeds(folder, &["create", "-f", "qcow2", "-b", "raw", "-F", "raw", "middle"]);
+    succeeds(folder, &["create", "-f", "qcow2", "-b", "middle", "-F", "qcow2", "top"]);
+    succeeds(folder, &["convert", "-f", "raw", "-O", "qcow2", "-o", "data_file=data", "raw", "split"]);
+    let open = |image, lock| {
+        let file = File::open(folder.join(image)).unwrap();
+        let mut options = BlockOptions::default();
+        (options.format, options.read_only, options.permitted) = (ImageFormat::Qcow2, true, vec![folder.to_owned()]);
+        options.lock_behind = Some(lock);
+        Block::new("vda", file, options)
+    };
+    let note: LockBehind = |file, path| {
+        assert!(file.metadata()?.is_file());
+        LOCKED.lock().unwrap().push(path.to_owned());
+        Ok(())
+    };
+    for (image, behind) in [("top", &["middle", "raw"][..]), ("split", &["data"])] {
+        LOCKED.lock().unwrap().clear();
+        drop(open(image, note).unwrap());
+        let expected: Vec<_> = behind.iter().map(|name| folder.join(name)).collect();
+        assert_eq!(*LOCKED.lock().unwrap(), expected, "{image}");
+        let error = open(image, |_, _| Err(io::Error::other("is written by process 7"))).unwrap_err().to_string();
+        let expected = format!(
+            "it can't be used as a qcow2 image: the image is based on {}, which is written by process 7",
+            expected[0].display()
+        );
+        assert_eq!(error, expected);
+    }
 }
 
 #[test]

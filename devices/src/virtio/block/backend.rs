@@ -25,9 +25,7 @@ impl Backend {
     pub(super) fn new(file: File, options: &BlockOptions) -> Result<Self, BlockError> {
         match options.format {
             ImageFormat::Raw => Raw::new(file, options.direct).map(Self::Raw).map_err(BlockError::Size),
-            ImageFormat::Qcow2 => {
-                Qcow2::new(file, !options.read_only, &options.permitted).map(Self::Qcow2).map_err(BlockError::Qcow2)
-            }
+            ImageFormat::Qcow2 => Qcow2::new(file, options).map(Self::Qcow2).map_err(BlockError::Qcow2),
         }
     }
 

@@ -8,6 +8,7 @@
 //! goes through a buffer of ours.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -20,6 +21,7 @@ use imago::format::PreallocateMode;
 use imago::raw::Raw;
 use imago::{FormatAccess, Mapping, StorageOpenOptions};
 
+use super::options::{BlockOptions, LockBehind};
 use crate::sys::transfer::{Direction, Transfer};
 
 /// "QFI" and 0xfb.
@@ -46,11 +48,12 @@ struct Opened {
 }
 
 impl Qcow2 {
-    /// Opens the image in `file`, and what it is based on if all of that is among `permitted`, or directly in a folder that
-    /// is.
-    pub(super) fn new(file: fs::File, writable: bool, permitted: &[PathBuf]) -> io::Result<Self> {
-        let permitted: Vec<_> = permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?;
-        let Opened { image, backing_size } = open(file, writable, &permitted, 1)?;
+    /// Opens the image in `file`, and what it is based on if all of that is among what the options permit, or directly in a
+    /// folder that is.
+    pub(super) fn new(file: fs::File, options: &BlockOptions) -> io::Result<Self> {
+        let permitted = options.permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?;
+        let behind = Behind { permitted, lock: options.lock_behind };
+        let Opened { image, backing_size } = open(file, !options.read_only, &behind, 1)?;
         Ok(Self { image: RwLock::new(image), backing_size })
     }
 
@@ -171,18 +174,47 @@ fn check_header(file: &fs::File, writable: bool) -> io::Result<()> {
     Ok(())
 }
 
-impl std::fmt::Debug for Qcow2 {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Qcow2 {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Qcow2({} bytes)", self.size())
     }
 }
 
+/// What may lie behind an image.
+struct Behind {
+    /// Files, or the folders that they are directly in; without links.
+    permitted: Vec<PathBuf>,
+    lock: Option<LockBehind>,
+}
+
+impl Behind {
+    /// Opens a file that an image names, to read it.
+    fn open(&self, image: &Path, name: &str) -> io::Result<fs::File> {
+        let path = image.parent().unwrap_or(Path::new("/")).join(name);
+        let based = |what: &dyn fmt::Display| format!("the image is based on {}, which {what}", path.display());
+        let error = |error: &io::Error, what: &dyn fmt::Display| io::Error::new(error.kind(), based(what));
+        let real = fs::canonicalize(&path).map_err(|source| error(&source, &format!("can't be found: {source}")))?;
+        if !self.permitted.iter().any(|permitted| real == *permitted || real.parent() == Some(permitted)) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, based(&"it may not open")));
+        }
+        // The name that was checked, and not as a FIFO, which would wait for its other end.
+        let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&real)?;
+        if !file.metadata()?.is_file() {
+            return Err(invalid(&based(&"is not a file")));
+        }
+        if let Some(lock) = self.lock {
+            lock(&file, &path).map_err(|source| error(&source, &source))?;
+        }
+        Ok(file)
+    }
+}
+
 /// Opens one image of a chain, and those behind it: the library would guess formats, and follow names without end.
-fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> io::Result<Opened> {
+fn open(file: fs::File, writable: bool, files: &Behind, depth: usize) -> io::Result<Opened> {
     check_header(&file, writable)?;
     // What lies behind the image may be named from where it is.
     let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    let behind = |name: &String| open_permitted(&place, name, permitted);
+    let behind = |name: &String| files.open(&place, name);
     let mut image = imago::qcow2::Qcow2::<File>::open_image(storage(file, writable)?, writable)?;
     let data = match image.implicit_external_data_file() {
         _ if !image.requires_external_data_file() => None,
@@ -196,7 +228,7 @@ fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> 
             Some(FormatAccess::new(Raw::open_image(storage(behind(name)?, false)?, false)?))
         }
         (Some(name), Some("qcow2")) if depth < MAX_DEPTH => {
-            Some(open(behind(name)?, false, permitted, depth.saturating_add(1))?.image)
+            Some(open(behind(name)?, false, files, depth.saturating_add(1))?.image)
         }
         (Some(_), Some("qcow2")) => return Err(invalid(&format!("it is a chain of more than {MAX_DEPTH} images"))),
         (Some(name), Some(format)) => {
@@ -219,20 +251,6 @@ fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> 
 
 fn storage(file: fs::File, writable: bool) -> io::Result<File> {
     File::from_open_file(file, StorageOpenOptions::new().write(writable))
-}
-
-/// Opens a file that an image names, to read it.
-fn open_permitted(image: &Path, name: &str, permitted: &[PathBuf]) -> io::Result<fs::File> {
-    let path = image.parent().unwrap_or(Path::new("/")).join(name);
-    let based = |what: &str| format!("the image is based on {}, which {what}", path.display());
-    let real = fs::canonicalize(&path)
-        .map_err(|error| io::Error::new(error.kind(), based(&format!("can't be found: {error}"))))?;
-    if !permitted.iter().any(|permitted| real == *permitted || real.parent() == Some(permitted)) {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, based("it may not open")));
-    }
-    // The name that was checked, and not as a FIFO, which would wait for its other end.
-    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&real)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(invalid(&based("is not a file"))) }
 }
 
 fn invalid(what: &str) -> io::Error {
