@@ -27,6 +27,9 @@ const DATA: u64 = 0x1_0000;
 const READ: u32 = 0;
 const WRITE: u32 = 1;
 const FLUSH: u32 = 4;
+const DISCARD: u32 = 11;
+const ZERO: u32 = 13;
+const UNMAP: u32 = 1;
 
 struct Disk(Running);
 
@@ -61,6 +64,13 @@ impl Disk {
             self.0.driver.mem.write_slice(piece, GuestAddress(DATA)).unwrap();
             assert_eq!(self.request(WRITE, offset + index * PIECE, &[readable(DATA, piece.len() as u32)]), 0);
         }
+    }
+
+    /// The status of a request for a range.
+    fn range(&mut self, kind: u32, offset: usize, len: usize, flags: u32) -> u8 {
+        let rest = (u64::from(flags) << 32) | (len as u64 / 512);
+        self.0.driver.mem.write_obj([offset as u64 / 512, rest], GuestAddress(DATA)).unwrap();
+        self.request(kind, 0, &[readable(DATA, 16)])
     }
 
     fn flush(&mut self) {
@@ -180,6 +190,143 @@ fn a_chain_of_backing_files_is_read_and_only_its_top_is_written() {
         assert!(error.contains("which it may not open"), "{error}");
     }
     assert!(block(folder, "top", true, &[folder.join("middle"), folder.join("raw")]).is_ok());
+}
+
+/// Ranges that begin and end in clusters, at their borders, and at the disk's end.
+const RANGES: [(usize, usize); 6] =
+    [(0, 512), (65_024, 1024), (131_072, 65_536), (200_192, 500_224), ((1 << 20) - 512, 1024), (3 << 20, 1 << 20)];
+
+#[test]
+fn ranges_that_are_made_zero_or_discarded_are_sound_and_give_space_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let base = pattern(10);
+    fs::write(folder.join("raw"), &base).unwrap();
+    let space = |image: &str| fs::metadata(folder.join(image)).unwrap().blocks() * 512;
+    for (kind, flags) in [(DISCARD, 0), (ZERO, 0), (ZERO, UNMAP)] {
+        for (image, options) in [
+            ("plain", &[][..]),
+            ("snapshot", &[]),
+            ("compressed", &["-c"]),
+            ("small-clusters", &["-o", "cluster_size=512"]),
+            ("large-clusters", &["-o", "cluster_size=2M"]),
+            ("lazy", &["-o", "lazy_refcounts=on"]),
+        ] {
+            let what = format!("{image}, {kind}, {flags}");
+            succeeds(folder, &[&["convert", "-f", "raw", "-O", "qcow2"], options, &["raw", image]].concat());
+            if image == "snapshot" {
+                succeeds(folder, &["snapshot", "-c", "before", image]);
+            }
+            let mut disk = Disk::new(block(folder, image, false, &[]).unwrap());
+            let (mut expected, before) = (base.clone(), space(image));
+            for (offset, len) in RANGES {
+                assert_eq!(disk.range(kind, offset, len, flags), 0, "{what}");
+                if kind == ZERO {
+                    expected[offset..offset + len].fill(0);
+                }
+            }
+            assert_eq!(disk.range(kind, SIZE - 512, 1024, flags), 1, "{what}: across the end");
+            if kind == DISCARD {
+                // What was discarded is the old content or zeros.
+                let found = disk.content();
+                for (offset, len) in RANGES {
+                    let range = offset..offset + len;
+                    let pairs = found[range.clone()].chunks(512).zip(base[range].chunks(512));
+                    assert!(pairs.clone().all(|(new, old)| new == old || new == [0; 512]), "{what}: {offset}");
+                }
+                for (offset, len) in RANGES {
+                    expected[offset..offset + len].copy_from_slice(&found[offset..offset + len]);
+                }
+                assert_eq!(expected[131_072..196_608] == [0; 65_536], image != "large-clusters", "{what}");
+            }
+            assert!(disk.content() == expected, "{what}");
+            // 1 MiB at the end, and half of one before.
+            if matches!(image, "plain" | "lazy" | "small-clusters") && (kind == DISCARD || flags == UNMAP) {
+                assert!(space(image) + (3 << 19) - (256 << 10) < before, "{what}: {before} to {}", space(image));
+            }
+            // What was freed can be used again, for other data or the same.
+            for (offset, len) in [(131_072, 4096), ((3 << 20) + 5120, 200 << 10), (SIZE - 512, 512)] {
+                let new = vec![0x99; len];
+                disk.write(offset, &new);
+                expected[offset..offset + len].copy_from_slice(&new);
+            }
+            disk.flush();
+            drop(disk);
+            assert_holds(folder, image, &expected);
+            if image == "snapshot" {
+                succeeds(folder, &["snapshot", "-a", "before", image]);
+                assert_holds(folder, image, &base);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_disk_that_is_discarded_and_made_zero_stays_as_small_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeeds(folder, &["create", "-f", "qcow2", "-o", "cluster_size=512", "image", "4M"]);
+    let before = fs::metadata(folder.join("image")).unwrap().len();
+    let mut disk = Disk::new(block(folder, "image", false, &[]).unwrap());
+    for (kind, flags) in [(DISCARD, 0), (ZERO, 0), (ZERO, UNMAP)] {
+        assert_eq!(disk.range(kind, 0, SIZE, flags), 0);
+    }
+    disk.flush();
+    drop(disk);
+    assert_eq!(fs::metadata(folder.join("image")).unwrap().len(), before);
+    assert_holds(folder, "image", &vec![0; SIZE]);
+}
+
+#[test]
+fn what_is_made_zero_hides_what_lies_behind_it_and_what_is_discarded_does_not_show_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut expected = pattern(11);
+    fs::write(folder.join("raw"), &expected).unwrap();
+    succeeds(folder, &["create", "-f", "qcow2", "-b", "raw", "-F", "raw", "top"]);
+    let mut disk = Disk::new(block(folder, "top", false, &[folder.to_owned()]).unwrap());
+    for (offset, len, flags) in [(512, 1024, 0), (66_048, 200_704, UNMAP), (3 << 20, 1 << 20, 0)] {
+        assert_eq!(disk.range(ZERO, offset, len, flags), 0);
+        expected[offset..offset + len].fill(0);
+    }
+    disk.write(1_310_720, &vec![0x44; 65_536]);
+    assert_eq!(disk.range(DISCARD, 1_310_720, 65_536, 0), 0);
+    expected[1_310_720..][..65_536].fill(0);
+    // Nothing was written here, so nothing is given back.
+    assert_eq!(disk.range(DISCARD, 2 << 20, 65_536, 0), 0);
+    disk.flush();
+    assert!(disk.content() == expected);
+    drop(disk);
+    assert_holds(folder, "top", &expected);
+}
+
+#[test]
+fn a_disk_that_is_smaller_than_a_cluster_has_ranges_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeeds(folder, &["create", "-f", "qcow2", "image", "8K"]);
+    let mut disk = Disk::new(block(folder, "image", false, &[]).unwrap());
+    let mut expected = vec![0x66; 8192];
+    disk.write(0, &expected);
+    for (offset, len, flags) in [(512, 512, 0), (7680, 512, UNMAP), (0, 512, UNMAP)] {
+        assert_eq!(disk.range(ZERO, offset, len, flags), 0);
+        expected[offset..offset + len].fill(0);
+    }
+    assert!(disk.content() == expected);
+    assert_eq!(disk.range(ZERO, 0, 8192, UNMAP), 0);
+    drop(disk);
+    assert_holds(folder, "image", &[0; 8192]);
+}
+
+#[test]
+fn an_image_that_knows_no_zeros_offers_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeeds(folder, &["create", "-f", "qcow2", "-o", "compat=0.10", "image", "4M"]);
+    let mut disk = Disk::new(block(folder, "image", false, &[]).unwrap());
+    for kind in [DISCARD, ZERO] {
+        assert_eq!(disk.range(kind, 0, 65_536, 0), 2);
+    }
 }
 
 #[test]
@@ -376,6 +523,8 @@ fn try_all(folder: &Path, good: &[u8]) {
     for index in 0..SIZE.div_ceil(PIECE) {
         disk.request(READ, index * PIECE, &[writable(DATA, PIECE as u32)]);
         disk.request(WRITE, index * PIECE, &[readable(DATA, 4096)]);
+        disk.range(ZERO, index * PIECE, 65_536, (index % 2) as u32);
+        disk.range(DISCARD, index * PIECE + 512, 65_536, 0);
     }
     disk.request(FLUSH, 0, &[]);
     drop(disk);

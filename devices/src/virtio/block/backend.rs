@@ -66,6 +66,14 @@ impl Backend {
         self.raw().and_then(Raw::alignment)
     }
 
+    /// The unit that discarding frees, in bytes; `None`: nothing can be discarded, or made zero without writing it.
+    pub(super) fn discard_unit(&self) -> Option<u32> {
+        match self {
+            Self::Raw(raw) => raw.can_discard().then(|| raw.discard_unit()),
+            Self::Qcow2(qcow2) => qcow2.discard_unit(),
+        }
+    }
+
     /// Reads a piece.
     pub(super) fn read(&self, transfer: &mut Transfer, offset: u64) -> io::Result<u32> {
         match self {
@@ -93,11 +101,17 @@ impl Backend {
 
     /// Frees a range.
     pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.raw().ok_or(io::ErrorKind::Unsupported)?.discard(offset, len)
+        match self {
+            Self::Raw(raw) => raw.discard(offset, len),
+            Self::Qcow2(qcow2) => qcow2.discard(offset, len),
+        }
     }
 
     /// Makes a range zeros; with `unmap` its blocks may be freed.
     pub(super) fn make_zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        self.raw().ok_or(io::ErrorKind::Unsupported)?.make_zero(offset, len, unmap)
+        match self {
+            Self::Raw(raw) => raw.make_zero(offset, len, unmap),
+            Self::Qcow2(qcow2) => qcow2.make_zero(offset, len, unmap),
+        }
     }
 }

@@ -14,7 +14,6 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::Backend;
 use super::options::{BlockOptions, MAX_QUEUE_SIZE, MAX_QUEUES, Topology};
-use super::raw::Raw;
 use crate::throttle::Throttle;
 use crate::virtio::notifier::Notifier;
 
@@ -93,8 +92,8 @@ pub(super) struct Image {
     pub(super) backend: Backend,
     pub(super) options: BlockOptions,
     pub(super) topology: Topology,
-    /// Whether DISCARD and WRITE_ZEROES are offered.
-    pub(super) discards: bool,
+    /// The unit of DISCARD and WRITE_ZEROES in bytes; `None`: they are not offered.
+    pub(super) discards: Option<u32>,
     sectors: AtomicU64,
     /// One change of the size at a time.
     resizing: Mutex<()>,
@@ -127,7 +126,14 @@ impl Image {
             return Err(BlockError::BadBlockSize(topology.block_size));
         }
         let sectors = sectors(backend.size().map_err(BlockError::Size)?, topology)?;
-        let discards = options.discard && !options.read_only && backend.raw().is_some_and(Raw::can_discard);
+        let discards = if options.discard && !options.read_only { backend.discard_unit() } else { None };
+        if options.discard && !options.read_only && discards.is_none() && backend.raw().is_none() {
+            tracing::warn!(
+                disk = name,
+                "the guest can give no space back: its qcow2 image is of version 2 ('qemu-img amend -o compat=1.1' lifts it \
+                 to version 3; discard=off says that it is all right)"
+            );
+        }
         Ok(Self {
             name,
             backend,

@@ -95,7 +95,7 @@ pub enum ImageFormat {
     /// The disk's bytes.
     #[default]
     Raw,
-    /// A qcow2 image, which is served without `io_uring` and without discarding.
+    /// A qcow2 image, which is served without `io_uring`; one of version 2 without discarding, too.
     Qcow2,
 }
 

@@ -19,10 +19,14 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use imago::file::File;
 use imago::format::PreallocateMode;
 use imago::raw::Raw;
-use imago::{FormatAccess, Mapping, StorageOpenOptions};
+use imago::{FormatAccess, StorageOpenOptions};
 
 use super::options::{BlockOptions, LockBehind};
 use crate::sys::transfer::{Direction, Transfer};
+use ranges::write_zeros;
+
+#[path = "qcow2_ranges.rs"]
+mod ranges;
 
 /// "QFI" and 0xfb.
 const MAGIC: u32 = 0x5146_49fb;
@@ -39,6 +43,8 @@ pub(super) struct Qcow2 {
     image: RwLock<FormatAccess<File>>,
     /// Bytes of the disk right behind this image.
     backing_size: u64,
+    /// The image's file, for what the library doesn't do with it.
+    file: fs::File,
 }
 
 /// An image that is open, with what lies behind it.
@@ -53,8 +59,8 @@ impl Qcow2 {
     pub(super) fn new(file: fs::File, options: &BlockOptions) -> io::Result<Self> {
         let permitted = options.permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?;
         let behind = Behind { permitted, lock: options.lock_behind };
-        let Opened { image, backing_size } = open(file, !options.read_only, &behind, 1)?;
-        Ok(Self { image: RwLock::new(image), backing_size })
+        let Opened { image, backing_size } = open(file.try_clone()?, !options.read_only, &behind, 1)?;
+        Ok(Self { image: RwLock::new(image), backing_size, file })
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, FormatAccess<File>> {
@@ -99,26 +105,6 @@ impl Qcow2 {
         image.flush()?;
         image.sync()
     }
-}
-
-/// Makes a range zeros: writes them, where it doesn't read as such already.
-fn write_zeros(image: &FormatAccess<File>, mut offset: u64, mut len: u64) -> io::Result<()> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    while len > 0 {
-        let (mapping, known) = image.get_mapping(offset, len)?;
-        let piece = if matches!(mapping, Mapping::Zero { .. }) {
-            known
-        } else {
-            let part = known.min(u64::try_from(ZEROS.len()).unwrap_or(u64::MAX));
-            image.write(ZEROS.get(..usize::try_from(part).unwrap_or_default()).unwrap_or_default(), offset)?;
-            part
-        };
-        if piece == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        (offset, len) = (offset.saturating_add(piece), len.saturating_sub(piece));
-    }
-    Ok(())
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {

@@ -34,7 +34,8 @@ fn what_is_written_is_read_again_and_outlives_the_device() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
     let mut rig = Rig::on(create(&path, None), options());
-    assert_eq!(rig.features & (spec::F_DISCARD | spec::F_WRITE_ZEROES), 0);
+    let discards = spec::F_DISCARD | spec::F_WRITE_ZEROES;
+    assert_eq!(rig.features & discards, discards);
     rig.start(QueueState::default());
     use vm_memory::{Bytes, GuestAddress};
     rig.mem.write_slice(&[0x77; 1024], GuestAddress(DATA)).unwrap();
