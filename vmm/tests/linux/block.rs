@@ -166,33 +166,6 @@ fn without_discard_nothing_is_given_back_and_the_guest_is_told() {
 }
 
 #[test]
-fn a_disk_is_no_faster_than_its_limits_and_a_group_shares_them() {
-    let images = [Image::on_disk(8 << 20), Image::on_disk(8 << 20), Image::on_disk(8 << 20)];
-    let [bytes, one, other] = images.each_ref().map(|image| &image.path);
-    let disks = [
-        "--disk",
-        &format!("path={bytes},bw=1M,100K"),
-        "--disk",
-        &format!("path={one},ops=200,20,group=g"),
-        "--disk",
-        &format!("path={other},group=g"),
-    ];
-    // The guest's own clock counts hundredths of a second.
-    let command = "t() { cut -d' ' -f1 /proc/uptime; }; a=$(t); dd if=/dev/vdb of=/dev/null bs=64k count=64 iflag=direct; \
-                   b=$(t); dd if=/dev/vdc of=/dev/null bs=4k count=300 iflag=direct & \
-                   dd if=/dev/vdd of=/dev/null bs=4k count=300 iflag=direct; wait; echo times=$a,$b,$(t)";
-    let ended = Boot::new().args(&disks).say(&format!("vmm.run=\"{command}\"")).run();
-    let output = &ended.assert_clean().output;
-    let times = output.lines().find_map(|line| line.trim().strip_prefix("times=")).expect(output);
-    let times: Vec<f64> = times.split(',').map(|time| time.parse().unwrap()).collect();
-    let [start, middle, end] = times[..] else { panic!("{times:?}") };
-    // Only the rate is checked: how slow a guest may be is nobody's promise.
-    let (bytes, ops) = (middle - start, end - middle);
-    assert!(bytes >= (4.0 - 0.1) * 0.95, "4 MiB at 1 MiB/s took {bytes} s");
-    assert!(ops >= (600.0 - 20.0) / 200.0 * 0.95, "600 requests at 200 a second took {ops} s");
-}
-
-#[test]
 fn an_image_that_another_vm_writes_is_refused_and_stays_as_it_was() {
     let image = Image::rootfs();
     let mut first = Boot::with(&["--kernel", &path(&guest_file("vmlinux"))])

@@ -8,6 +8,7 @@ mod disks;
 mod ends;
 mod machines;
 mod many;
+mod rates;
 mod rig;
 mod serial;
 #[path = "../skip/mod.rs"]

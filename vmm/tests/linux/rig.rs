@@ -143,6 +143,21 @@ impl Running {
         self
     }
 
+    /// Waits for what the guest says from `start` to `end`.
+    pub(crate) fn line(&mut self, start: &str, end: &str) -> String {
+        self.expect(start);
+        let at = self.text().find(start).unwrap();
+        loop {
+            if let Some(len) = self.text()[at..].find(end) {
+                return self.text()[at..at + len].to_owned();
+            }
+            match self.output.recv_timeout(PATIENCE) {
+                Ok(bytes) => self.seen.extend(bytes),
+                Err(error) => panic!("the guest didn't say {start:?} and {end:?} ({error}), but:\n{}", self.text()),
+            }
+        }
+    }
+
     pub(crate) fn type_in(&mut self, text: &str) -> &mut Self {
         self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
         self
