@@ -12,10 +12,15 @@ use std::sync::Mutex;
 use devices::virtio::block::{Block, BlockError, BlockOptions, ImageFormat, LockBehind};
 use devices::virtio::mock::{Buffer, readable, writable};
 use running::Running;
+use sound::assert_sound;
+use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 
 #[path = "running/mod.rs"]
 mod running;
+
+#[path = "sound/mod.rs"]
+mod sound;
 
 const SIZE: usize = 4 << 20;
 /// Bytes of a request: no multiple of a cluster's, and across the borders of some.
@@ -88,10 +93,31 @@ fn succeeds(folder: &Path, arguments: &[&str]) {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A folder, whose images are all sound when the test is over.
+struct Images(TempDir);
+
+impl Images {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Images {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let files = fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().path());
+            files.filter(|path| path.is_file()).for_each(|path| assert_sound(&path));
+        }
+    }
+}
+
 /// The image is sound, and its content is this.
 fn assert_holds(folder: &Path, image: &str, content: &[u8]) {
-    let output = qemu_img(folder, &["check", "-f", "qcow2", image]);
-    assert!(output.status.success(), "{image}: {}", String::from_utf8_lossy(&output.stdout));
+    assert_sound(&folder.join(image));
     fs::write(folder.join("expected"), content).unwrap();
     succeeds(folder, &["compare", "-f", "qcow2", "-F", "raw", image, "expected"]);
 }
@@ -117,7 +143,7 @@ fn pattern(seed: u64) -> Vec<u8> {
 
 #[test]
 fn every_kind_of_image_is_read_and_written_as_qemu_does() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     let base = pattern(1);
     fs::write(folder.join("raw"), &base).unwrap();
@@ -157,7 +183,7 @@ fn every_kind_of_image_is_read_and_written_as_qemu_does() {
 
 #[test]
 fn a_chain_of_backing_files_is_read_and_only_its_top_is_written() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     let base = pattern(3);
     fs::write(folder.join("raw"), &base).unwrap();
@@ -198,7 +224,7 @@ const RANGES: [(usize, usize); 6] =
 
 #[test]
 fn ranges_that_are_made_zero_or_discarded_are_sound_and_give_space_back() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     let base = pattern(10);
     fs::write(folder.join("raw"), &base).unwrap();
@@ -263,7 +289,7 @@ fn ranges_that_are_made_zero_or_discarded_are_sound_and_give_space_back() {
 
 #[test]
 fn an_empty_disk_that_is_discarded_and_made_zero_stays_as_small_as_it_was() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     succeeds(folder, &["create", "-f", "qcow2", "-o", "cluster_size=512", "image", "4M"]);
     let before = fs::metadata(folder.join("image")).unwrap().len();
@@ -279,7 +305,7 @@ fn an_empty_disk_that_is_discarded_and_made_zero_stays_as_small_as_it_was() {
 
 #[test]
 fn what_is_made_zero_hides_what_lies_behind_it_and_what_is_discarded_does_not_show_it() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     let mut expected = pattern(11);
     fs::write(folder.join("raw"), &expected).unwrap();
@@ -302,7 +328,7 @@ fn what_is_made_zero_hides_what_lies_behind_it_and_what_is_discarded_does_not_sh
 
 #[test]
 fn a_disk_that_is_smaller_than_a_cluster_has_ranges_too() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     succeeds(folder, &["create", "-f", "qcow2", "image", "8K"]);
     let mut disk = Disk::new(block(folder, "image", false, &[]).unwrap());
@@ -320,7 +346,7 @@ fn a_disk_that_is_smaller_than_a_cluster_has_ranges_too() {
 
 #[test]
 fn an_image_that_knows_no_zeros_offers_none() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     succeeds(folder, &["create", "-f", "qcow2", "-o", "compat=0.10", "image", "4M"]);
     let mut disk = Disk::new(block(folder, "image", false, &[]).unwrap());
@@ -332,7 +358,7 @@ fn an_image_that_knows_no_zeros_offers_none() {
 #[test]
 fn what_lies_behind_an_image_is_locked_before_it_is_read_or_the_disk_is_refused() {
     static LOCKED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     fs::write(folder.join("raw"), pattern(9)).unwrap();
     succeeds(folder, &["create", "-f", "qcow2", "-b", "raw", "-F", "raw", "middle"]);
@@ -366,7 +392,7 @@ fn what_lies_behind_an_image_is_locked_before_it_is_read_or_the_disk_is_refused(
 
 #[test]
 fn an_image_that_is_made_larger_is_sound_and_zero_where_it_is_new() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     let backing = pattern(8);
     fs::write(folder.join("raw"), &backing).unwrap();
@@ -412,7 +438,7 @@ fn a_chain_without_end_is_refused() {
 
 #[test]
 fn data_in_another_file_is_read_and_never_written() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     let content = pattern(6);
     fs::write(folder.join("raw"), &content).unwrap();
@@ -459,7 +485,7 @@ fn an_encrypted_image_is_refused() {
 
 #[test]
 fn what_was_written_is_in_the_image_when_the_disk_goes_without_a_flush() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Images::new();
     let folder = folder.path();
     succeeds(folder, &["create", "-f", "qcow2", "image", "4M"]);
     let content = pattern(7);

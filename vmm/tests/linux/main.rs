@@ -14,3 +14,5 @@ mod serial;
 #[path = "../skip/mod.rs"]
 #[expect(dead_code, reason = "these tests are only run where there is a KVM")]
 mod skip;
+#[path = "../../../devices/tests/sound/mod.rs"]
+mod sound;
