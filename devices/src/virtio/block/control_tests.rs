@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::rig::{
     DATA, ENGINES, HEADER, Rig, SECTORS, STATUS, UNTOUCHED, direct, direct_sectors, direct_with, eventfd, options,
 };
-use super::{Block, BlockError, BlockOptions, EngineChoice, OnError, spec};
+use super::{Block, BlockError, BlockOptions, CacheMode, EngineChoice, OnError, spec};
 use crate::sys::pipe::{self, Pipe};
 use crate::token_bucket::{Rate, RateLimiter};
 use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
@@ -189,6 +189,24 @@ fn a_held_write_is_done_when_there_is_room_again() {
         rig.block.image().backend.raw().unwrap().full.store(false, Ordering::Release);
         rig.block.control().resume();
         assert_written(&mut rig, head);
+    }
+}
+
+#[test]
+fn a_write_that_found_no_room_is_no_loss_though_it_was_to_be_durable() {
+    for engine in ENGINES {
+        let durable = BlockOptions { cache: CacheMode::Writethrough, ..options(engine) };
+        let (mut rig, head) = held(durable.clone());
+        rig.block.image().backend.raw().unwrap().full.store(false, Ordering::Release);
+        rig.block.control().resume();
+        assert_written(&mut rig, head);
+        assert_eq!(rig.simple(spec::T_OUT, 0, readable(DATA, 512)), (spec::S_OK, 1));
+
+        let mut rig = Rig::running(durable);
+        rig.block.image().backend.raw().unwrap().full.store(true, Ordering::Release);
+        assert_eq!(rig.simple(spec::T_OUT, 0, readable(DATA, 512)), (spec::S_IOERR, 1));
+        rig.block.image().backend.raw().unwrap().full.store(false, Ordering::Release);
+        assert_eq!(rig.simple(spec::T_OUT, 0, readable(DATA, 512)), (spec::S_OK, 1));
     }
 }
 

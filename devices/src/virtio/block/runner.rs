@@ -251,7 +251,13 @@ impl Runner {
             Some(Step::Write { .. }) => self.durable,
             _ => false,
         };
-        let harmless = |error: &&io::Error| matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECANCELED));
+        // A write that finds no room has written nothing: file systems see to the room before they take the data.
+        let is_write = matches!(step, Some(Step::Write { .. }));
+        let harmless = |error: &&io::Error| match error.raw_os_error() {
+            Some(libc::EINTR | libc::ECANCELED) => true,
+            Some(libc::ENOSPC | libc::EDQUOT) => is_write,
+            _ => false,
+        };
         if let Some(error) = error.filter(|error| promised && !harmless(error)) {
             self.image.set_lost(error);
         }
