@@ -6,8 +6,11 @@
 mod block;
 mod disks;
 mod ends;
+mod full_host;
 mod machines;
 mod many;
+#[path = "../../../devices/tests/mounted/mod.rs"]
+mod mounted;
 mod rates;
 mod rig;
 mod serial;
