@@ -427,6 +427,27 @@ fn an_image_that_is_made_larger_is_sound_and_zero_where_it_is_new() {
 }
 
 #[test]
+fn an_image_whose_snapshots_know_no_size_keeps_its_own() {
+    let folder = Images::new();
+    let folder = folder.path();
+    for (image, options, grows) in [("old", "compat=0.10", false), ("new", "compat=1.1", true)] {
+        succeeds(folder, &["create", "-f", "qcow2", "-o", options, image, "4M"]);
+        succeeds(folder, &["snapshot", "-c", "before", image]);
+        let disk = Disk::new(block(folder, image, false, &[]).unwrap());
+        match disk.0.control().resize(8 << 20) {
+            Ok(sectors) => assert_eq!((sectors, grows), (16_384, true)),
+            Err(error) => {
+                let expected = "it can't be made larger: it has snapshots, which know their sizes from version 3 on";
+                assert_eq!((error.to_string().as_str(), grows), (expected, false));
+            }
+        }
+        drop(disk);
+        succeeds(folder, &["snapshot", "-a", "before", image]);
+        assert_holds(folder, image, &vec![0; SIZE]);
+    }
+}
+
+#[test]
 fn a_chain_without_end_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

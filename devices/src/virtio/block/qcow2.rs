@@ -78,6 +78,11 @@ impl Qcow2 {
     /// Makes the disk larger; what is new reads as zeros, also where the image behind it is longer than this one was.
     pub(super) fn grow(&self, size: u64) -> io::Result<()> {
         let image = self.alone();
+        let mut header = [0; 64];
+        self.file.read_exact_at(&mut header, 0)?;
+        if be32(&header, 4) < 3 && be32(&header, 60) != 0 {
+            return Err(invalid("it has snapshots, which know their sizes from version 3 on"));
+        }
         let old = image.size();
         if self.backing_size > old {
             image.resize_grow(size.min(self.backing_size), PreallocateMode::Zero)?;
