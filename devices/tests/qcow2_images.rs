@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use devices::virtio::block::{Block, BlockError, BlockOptions, ImageFormat, LockBehind};
 use devices::virtio::mock::{Buffer, readable, writable};
 use running::Running;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sound::assert_sound;
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
@@ -514,6 +515,38 @@ fn what_was_written_is_in_the_image_when_the_disk_goes_without_a_flush() {
     disk.write(0, &content);
     drop(disk);
     assert_holds(folder, "image", &content);
+}
+
+#[test]
+fn tables_that_could_not_be_written_are_no_loss_and_the_next_flush_writes_them() {
+    // A process that may write no file gets a signal besides the error, which is for whoever started it to ignore.
+    const CHILD: &str = "DEVICES_TEST_IGNORES_XFSZ";
+    if std::env::var_os(CHILD).is_none() {
+        let name = "tables_that_could_not_be_written_are_no_loss_and_the_next_flush_writes_them";
+        let mut child = Command::new("sh");
+        child.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+        let output = child.args([name, "--exact"]).env(CHILD, "1").output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+        return;
+    }
+    let folder = Images::new();
+    let folder = folder.path();
+    succeeds(folder, &["create", "-f", "qcow2", "image", "4M"]);
+    let mut disk = Disk::new(block(folder, "image", false, &[]).unwrap());
+    let mut expected = vec![0; SIZE];
+    for offset in [0, 1 << 20, 3 << 20] {
+        disk.write(offset, &[0x77; 4096]);
+        expected[offset..offset + 4096].fill(0x77);
+        let before = getrlimit(Resource::Fsize);
+        setrlimit(Resource::Fsize, Rlimit { current: Some(0), ..before }).unwrap();
+        assert_eq!(disk.request(FLUSH, 0, &[]), 1);
+        setrlimit(Resource::Fsize, before).unwrap();
+        disk.flush();
+    }
+    assert!(disk.content() == expected);
+    drop(disk);
+    assert_holds(folder, "image", &expected);
 }
 
 #[test]

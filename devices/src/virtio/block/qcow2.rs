@@ -20,6 +20,7 @@ use imago::file::File;
 use imago::format::PreallocateMode;
 use imago::raw::Raw;
 use imago::{FormatAccess, StorageOpenOptions};
+use thiserror::Error;
 
 use super::options::{BlockOptions, LockBehind};
 use crate::sys::transfer::{Direction, Transfer};
@@ -46,6 +47,11 @@ pub(super) struct Qcow2 {
     /// The image's file, for what the library doesn't do with it.
     file: fs::File,
 }
+
+/// The tables couldn't be written. The library still has them, so nothing is lost, and the next flush may succeed.
+#[derive(Debug, Error)]
+#[error("the image's tables can't be written: {0}")]
+pub(super) struct Unwritten(io::Error);
 
 /// An image that is open, with what lies behind it.
 struct Opened {
@@ -107,7 +113,7 @@ impl Qcow2 {
     /// Makes durable what was written: first the tables that are only in memory, then the file.
     pub(super) fn sync(&self) -> io::Result<()> {
         let image = self.shared();
-        image.flush()?;
+        image.flush().map_err(|error| io::Error::new(error.kind(), Unwritten(error)))?;
         image.sync()
     }
 }

@@ -20,6 +20,7 @@ use thiserror::Error;
 use super::engine::{Engine, Started};
 use super::image::Image;
 use super::options::OnError;
+use super::qcow2::Unwritten;
 use super::request::{Request, Step};
 use super::spec;
 use crate::virtio::chain::{Chain, ChainError};
@@ -256,7 +257,7 @@ impl Runner {
         let harmless = |error: &&io::Error| match error.raw_os_error() {
             Some(libc::EINTR | libc::ECANCELED) => true,
             Some(libc::ENOSPC | libc::EDQUOT) => is_write,
-            _ => false,
+            _ => error.get_ref().is_some_and(|error| error.is::<Unwritten>()),
         };
         if let Some(error) = error.filter(|error| promised && !harmless(error)) {
             self.image.set_lost(error);
