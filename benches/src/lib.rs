@@ -11,6 +11,7 @@
 pub mod block;
 pub mod boot;
 pub mod disk;
+pub mod fio;
 pub mod first_instruction;
 pub mod monitor;
 pub mod process;

@@ -41,6 +41,8 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 const BATCH: u64 = 5;
+/// The most threads of a queue that wait for the disk.
+const POOL: usize = 16;
 const HEADERS: u64 = 0x4000;
 const STATUS: u64 = 0x5000;
 const DATA: u64 = 0x1_0000;
@@ -98,12 +100,16 @@ fn a_warm_disk_allocates_nothing() {
                 for _ in 0..100 {
                     rig.batch(at);
                 }
-                let before = ALLOCATIONS.load(Ordering::Relaxed);
-                for _ in 0..500 {
-                    rig.batch(at);
-                }
-                let made = ALLOCATIONS.load(Ordering::Relaxed) - before;
-                assert_eq!(made, 0, "{engine:?}, direct {direct}, at {at:#x}");
+                let mut round = || {
+                    let before = ALLOCATIONS.load(Ordering::Relaxed);
+                    for _ in 0..500 {
+                        rig.batch(at);
+                    }
+                    ALLOCATIONS.load(Ordering::Relaxed) - before
+                };
+                // Threads that wait for the disk begin when they are needed, which no round but these few can be about.
+                let made: Vec<_> = (0..=POOL).map(|_| round()).take_while(|made| *made > 0).collect();
+                assert!(made.len() <= POOL, "{engine:?}, direct {direct}, at {at:#x}: {made:?}");
             }
         }
     }

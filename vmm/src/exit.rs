@@ -265,18 +265,28 @@ impl Control {
 pub struct DiskControl(pub(crate) BlockControl);
 
 impl DiskControl {
-    /// Tells the guest of the size that the raw image or block device has now; gives its bytes. A qcow2 image keeps its
-    /// size, which is in its header.
-    ///
-    /// Grow an image before this, and shrink it after the guest has been told: what a guest writes where the image was
-    /// makes it grow again.
+    /// Makes the image larger and tells the guest: a raw file or a qcow2 image has `size` bytes then, and what is new reads
+    /// as zeros. An image that has that size already stays as it is. Gives the size.
     ///
     /// # Errors
     ///
-    /// When the size can't be found out, or is none that a disk can have: 0, or no multiple of its block size. Then the
-    /// guest keeps what it was told before.
-    pub fn resize(&self) -> Result<u64, BlockError> {
-        Ok(self.0.resize()?.saturating_mul(SECTOR_SIZE))
+    /// When `size` is less than what there is, or none that a disk can have: 0, or no multiple of its block size; when the
+    /// image is read-only; when it is a block device, which has ways of its own to grow: [`Self::refresh`] is for them; when
+    /// the host can't make it larger. Then the guest keeps what it was told before.
+    pub fn resize(&self, size: u64) -> Result<u64, BlockError> {
+        Ok(self.0.resize(size)?.saturating_mul(SECTOR_SIZE))
+    }
+
+    /// Looks which size the block device or raw image has now, when somebody else has changed that, and tells the guest;
+    /// gives its bytes. Nobody else changes the size of a qcow2 image that is in use.
+    ///
+    /// What a guest writes where a raw image was before it was made smaller makes it grow again.
+    ///
+    /// # Errors
+    ///
+    /// When the size can't be found out, or is none that a disk can have. Then the guest keeps what it was told before.
+    pub fn refresh(&self) -> Result<u64, BlockError> {
+        Ok(self.0.refresh()?.saturating_mul(SECTOR_SIZE))
     }
 
     /// How many requests wait for space on the host (`on-error=stop`).

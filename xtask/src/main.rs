@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod deny;
 mod fmt;
 mod guest;
 mod guide;
@@ -72,6 +73,14 @@ enum Chore {
         /// Mend what can be mended
         #[arg(long)]
         fix: bool,
+    },
+    /// Check what comes in with the dependencies: advisories, licences, sources, with cargo-deny
+    ///
+    /// Installs cargo-deny into target/tools/ where it is missing, which takes minutes. The advisories are fetched.
+    Deny {
+        /// Only these
+        #[arg(value_name = "CHECK", value_parser = ["advisories", "bans", "licenses", "sources"])]
+        only: Vec<String>,
     },
     /// Measure what it costs to start a guest, or how fast its disk is, with vmm and with other VMMs in turn
     ///
@@ -219,6 +228,7 @@ fn run(chore: Chore, workspace: &Workspace) -> Result<i32> {
         Chore::Demo { interactive, testbed } => demo::main(workspace, interactive, testbed),
         Chore::Test { only, linux_threads, filter } => test::main(workspace, &Wish { only, linux_threads, filter }),
         Chore::Fmt { fix } => fmt::main(workspace, fix),
+        Chore::Deny { only } => deny::main(workspace, &only),
         Chore::Bench(arguments) => bench::main(workspace, &arguments.wish()),
         Chore::Guide { links } => guide::main(workspace, links),
         Chore::Guest { update } => guest::main(workspace, update).map(|()| 0),

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use devices::virtio::block::Block;
+use devices::virtio::block::{Block, BlockControl};
 use devices::virtio::mock::{MockDriver, ram};
 use devices::virtio::queue::{Queue, QueueState};
 use devices::virtio::{DeviceInterrupt, Notifier, QueueResources, VirtioDevice};
@@ -25,6 +25,7 @@ pub(crate) struct Running {
     pub(crate) driver: MockDriver,
     doorbell: EventFd,
     interrupt: Arc<Interrupt>,
+    taken: u16,
 }
 
 impl Running {
@@ -37,12 +38,22 @@ impl Running {
         let notifier = Arc::new(Notifier::new(interrupt.clone()));
         let resources = QueueResources { queue, doorbell: doorbell.try_clone().unwrap(), notifier };
         block.start_queue(0, resources, block.features()).unwrap();
-        Self { block, driver, doorbell, interrupt }
+        Self { block, driver, doorbell, interrupt, taken: 0 }
     }
 
     /// Rings, and waits until so many chains have come back.
     pub(crate) fn ring(&mut self, chains: u64) {
+        self.knock();
+        self.take(chains);
+    }
+
+    /// Rings, and waits for nothing.
+    pub(crate) fn knock(&self) {
         self.doorbell.write(1).unwrap();
+    }
+
+    /// Waits until so many chains have come back.
+    pub(crate) fn take(&mut self, chains: u64) {
         let mut done = 0;
         while done < chains {
             match self.driver.take_used() {
@@ -50,9 +61,23 @@ impl Running {
                 None => drop(self.interrupt.0.read().unwrap()),
             }
         }
+        self.taken = self.taken.wrapping_add(chains as u16);
+    }
+
+    /// Whether a chain has come back that nobody has taken.
+    #[allow(dead_code, reason = "not every test has a use for it")]
+    pub(crate) fn has_come_back(&self) -> bool {
+        self.driver.used_index() != self.taken
+    }
+
+    /// The host's way to the disk.
+    #[allow(dead_code, reason = "not every test has a use for it")]
+    pub(crate) fn control(&self) -> BlockControl {
+        self.block.control()
     }
 
     /// Sectors of 512 bytes.
+    #[allow(dead_code, reason = "not every test has a use for it")]
     pub(crate) fn capacity(&self) -> u64 {
         let mut capacity = [0; 8];
         self.block.read_config(0, &mut capacity);

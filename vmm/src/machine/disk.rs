@@ -16,7 +16,7 @@ use devices::virtio::block::{
 use super::Machine;
 use crate::build::BuildError;
 use crate::config::{Config, Disk, DiskCache, DiskEngine, DiskFormat, OnError, RateLimit, Transport};
-use crate::storage::problem;
+use crate::storage::{lock_behind, problem};
 
 /// What all disks of a machine have in common.
 pub(crate) struct Disks<'a> {
@@ -76,6 +76,7 @@ impl<'a> Disks<'a> {
             DiskFormat::Qcow2 => ImageFormat::Qcow2,
         };
         options.permitted = disk.permitted();
+        options.lock_behind = Some(lock_behind);
         options.direct = disk.direct;
         options.queues = queues(disk, self.config);
         options.queue_size = disk.queue_size;

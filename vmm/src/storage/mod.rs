@@ -43,13 +43,24 @@ pub(crate) fn open_disk(what: &'static str, disk: &Disk) -> Result<File, BuildEr
         let what_it_is = if kind.is_dir() { "is a directory" } else { "is neither a file nor a block device" };
         return Err(problem(what, path, what_it_is));
     }
-    match lock::lock(&file, !disk.readonly) {
-        Ok(()) => Ok(file),
+    lock(what, &file, path, !disk.readonly).map_err(|text| problem(what, path, text))?;
+    Ok(file)
+}
+
+/// Locks a file that lies behind a disk's image, and is only read.
+pub(crate) fn lock_behind(file: &File, path: &Path) -> io::Result<()> {
+    lock("what lies behind a disk,", file, path, false)
+        .map_err(|text| io::Error::new(io::ErrorKind::ResourceBusy, text))
+}
+
+/// Keeps others from writing to an image, or from having it at all; what is wrong where that can't be.
+fn lock(what: &str, file: &File, path: &Path, write: bool) -> Result<(), String> {
+    match lock::lock(file, write) {
+        Ok(()) => Ok(()),
         Err(Refusal::Taken(holder)) => {
             let by = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-            let cure = "close it there, or give a copy";
-            let text = if disk.readonly { "is written by" } else { "is in use by" };
-            Err(problem(what, path, format!("{text} {by}: {cure}")))
+            let text = if write { "is in use by" } else { "is written by" };
+            Err(format!("{text} {by}: close it there, or give a copy"))
         }
         // Some network file systems have no locks. Then nobody can keep the image to himself there.
         Err(Refusal::Host(errno)) => {
@@ -58,7 +69,7 @@ pub(crate) fn open_disk(what: &'static str, disk: &Disk) -> Result<File, BuildEr
                 "{what} {}: can't be locked, so nothing keeps others from writing to it: {error}",
                 path.display()
             );
-            Ok(file)
+            Ok(())
         }
     }
 }

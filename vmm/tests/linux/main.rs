@@ -6,10 +6,16 @@
 mod block;
 mod disks;
 mod ends;
+mod full_host;
 mod machines;
 mod many;
+#[path = "../../../devices/tests/mounted/mod.rs"]
+mod mounted;
+mod rates;
 mod rig;
 mod serial;
 #[path = "../skip/mod.rs"]
 #[expect(dead_code, reason = "these tests are only run where there is a KVM")]
 mod skip;
+#[path = "../../../devices/tests/sound/mod.rs"]
+mod sound;

@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -12,6 +14,9 @@ use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use vmm::{Config, Console, Control, Exit, Vm};
+
+use crate::sound::assert_sound;
 
 /// What a guest is given to say something new. Only a VM that hangs reaches it.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -99,11 +104,54 @@ impl Boot {
     }
 }
 
+/// A VM that its test gives up must not run on: the test would never end.
+struct StopsWhenPanicking(Control);
+
+impl Drop for StopsWhenPanicking {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.stop();
+        }
+    }
+}
+
+/// Boots with the library, and lets the host react once the guest has said `marker`; what it said until it powered off.
+pub(crate) fn run_and_react(
+    config: &Config,
+    marker: &'static str,
+    react: impl FnOnce(&Control) + Send + 'static,
+) -> String {
+    let (mut output, guest) = UnixStream::pair().unwrap();
+    let vm = Vm::build(config, Some(Console { input: None, output: Box::new(guest) })).unwrap();
+    let control = StopsWhenPanicking(vm.control());
+    let reader = thread::spawn(move || {
+        let (mut seen, mut bytes, mut react) = (Vec::new(), [0; 4096], Some(react));
+        while let Ok(len @ 1..) = output.read(&mut bytes) {
+            seen.extend_from_slice(&bytes[..len]);
+            if String::from_utf8_lossy(&seen).contains(marker)
+                && let Some(react) = react.take()
+            {
+                react(&control.0);
+            }
+        }
+        String::from_utf8_lossy(&seen).into_owned()
+    });
+    assert_eq!(vm.run(Vec::new()).unwrap(), Exit::PowerOff);
+    reader.join().unwrap()
+}
+
 /// `vmm` with arguments, from wherever the tests have it.
 pub(crate) fn vmm<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(std::env::var_os("VMM_BIN").unwrap_or_else(|| "vmm".into()));
     command.args(arguments);
     command
+}
+
+/// Runs a tool, which has to succeed.
+fn succeeds(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{command:?}: {said}");
 }
 
 pub(crate) fn path(path: &Path) -> String {
@@ -141,6 +189,21 @@ impl Running {
             }
         }
         self
+    }
+
+    /// Waits for what the guest says from `start` to `end`.
+    pub(crate) fn line(&mut self, start: &str, end: &str) -> String {
+        self.expect(start);
+        let at = self.text().find(start).unwrap();
+        loop {
+            if let Some(len) = self.text()[at..].find(end) {
+                return self.text()[at..at + len].to_owned();
+            }
+            match self.output.recv_timeout(PATIENCE) {
+                Ok(bytes) => self.seen.extend(bytes),
+                Err(error) => panic!("the guest didn't say {start:?} and {end:?} ({error}), but:\n{}", self.text()),
+            }
+        }
     }
 
     pub(crate) fn type_in(&mut self, text: &str) -> &mut Self {
@@ -190,10 +253,19 @@ impl Ended {
     }
 }
 
-/// A copy of the root file system that a test may write.
+/// An image that a test may write. It is sound when the test is over, or the test fails.
 pub(crate) struct Image {
     _dir: TempDir,
     pub(crate) path: String,
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // Its VM has ended: it came after the image, so it is dropped before.
+        if !thread::panicking() {
+            assert_sound(Path::new(&self.path));
+        }
+    }
 }
 
 impl Image {
@@ -213,6 +285,31 @@ impl Image {
         let to = dir.path().join("image");
         std::fs::File::create(&to).unwrap().set_len(size).unwrap();
         Self { path: path(&to), _dir: dir }
+    }
+
+    /// A qcow2 image with the bytes of another one.
+    pub(crate) fn qcow2_of(source: &Path) -> Self {
+        let image = Self::empty(0);
+        succeeds(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(source).arg(&image.path));
+        image
+    }
+
+    /// An empty qcow2 image.
+    pub(crate) fn qcow2(size: u64) -> Self {
+        let image = Self::empty(0);
+        succeeds(Command::new("qemu-img").args(["create", "-f", "qcow2", &image.path, &size.to_string()]));
+        image
+    }
+
+    /// Both have the same content, whatever their formats.
+    pub(crate) fn assert_same(&self, format: &str, other: &str, other_format: &str) {
+        let formats = ["compare", "-f", format, "-F", other_format, &self.path, other];
+        succeeds(Command::new("qemu-img").args(formats));
+    }
+
+    /// Bytes that it takes on the host.
+    pub(crate) fn space(&self) -> u64 {
+        std::fs::metadata(&self.path).unwrap().blocks() * 512
     }
 
     /// On a file system that is not in memory: one that has direct I/O.

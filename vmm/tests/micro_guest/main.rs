@@ -6,6 +6,7 @@
 
 mod elf;
 mod programs;
+mod qcow2;
 mod rig;
 #[path = "../skip/mod.rs"]
 mod skip;
@@ -156,4 +157,30 @@ fn a_hundred_vms_leave_no_descriptor_and_no_thread() {
         Rig::new(programs::RESET).vcpus(2).run();
     }
     assert_eq!((count("fd"), count("task")), before);
+}
+
+#[test]
+fn what_lies_behind_a_disk_is_written_by_no_other_and_is_not_read_while_another_writes_it() {
+    skip!();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("base"), vec![0; 1 << 20]).unwrap();
+    std::fs::write(path("top"), qcow2::on_top_of("base", 1 << 20)).unwrap();
+    let top = format!("path={},format=qcow2,readonly=on,backing=on", path("top"));
+    let (base, read_base) = (format!("path={}", path("base")), format!("path={},readonly=on", path("base")));
+    let build = |disk: &str| Rig::new(programs::HELLO).build(disk);
+    let (us, cure) = (std::process::id(), "close it there, or give a copy");
+
+    let first = build(&top).unwrap();
+    let (other, reader) = (build(&top).unwrap(), build(&read_base).unwrap());
+    let error = build(&base).unwrap_err();
+    assert_eq!(error, format!("disk {}: is in use by process {us}: {cure}", path("base")));
+    drop((first, other, reader));
+
+    let writer = build(&base).unwrap();
+    let error = build(&top).unwrap_err();
+    let based = format!("the image is based on {}, which is written by process {us}: {cure}", path("base"));
+    assert_eq!(error, format!("disk {}: it can't be used as a qcow2 image: {based}", path("top")));
+    drop(writer);
+    build(&top).unwrap();
 }

@@ -93,6 +93,14 @@ impl Rig {
         self
     }
 
+    /// Builds it with a disk that is written like on the command line, and doesn't run it: one of them, or what is wrong.
+    pub(crate) fn build(mut self, disk: &str) -> Result<Vm, String> {
+        self.config.disks = vec![disk.parse().unwrap()];
+        fs::write(&self.config.kernel, elf::wrap(self.program, self.config.pvh)).unwrap();
+        let console = Console { input: None, output: Box::new(UnixStream::pair().unwrap().0) };
+        Vm::build(&self.config, Some(console)).map_err(|error| error.to_string())
+    }
+
     pub(crate) fn input(mut self, bytes: &[u8]) -> Self {
         self.input = bytes.to_vec();
         self

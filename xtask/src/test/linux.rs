@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use super::counts::Counts;
 use super::run_libtest;
 use crate::guest::{self, Guest};
+use crate::packages::{self, MKFS, QEMU_IMG};
 use crate::progress::note;
 use crate::testbed::{self, Died, Request, Stream};
 use crate::workspace::Workspace;
@@ -36,6 +37,8 @@ pub(crate) fn run(workspace: &Workspace, threads: u32, filter: Option<&str>) -> 
     let guest = guest::ensure(workspace)?;
     let threads = format!("--test-threads={threads}");
     if host::runs_unmodified_kernels(&vmm) {
+        // The tests check the images that their guests had.
+        packages::ensure(&[QEMU_IMG, MKFS])?;
         return on_this_host(workspace, &build("linux")?, &vmm, &guest, &threads, filter);
     }
     note("this machine's KVM doesn't run unmodified kernels: the Linux tests run in the testbed");

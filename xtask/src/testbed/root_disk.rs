@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The testbed's root disk: busybox, e2fsprogs, modules, the guest files. It is made once and never written to; what a
+//! The testbed's root disk: busybox, e2fsprogs, qemu-img, modules, the guest files. It is made once and never written to; what a
 //! command changes is thrown away with the testbed.
 
 use std::fs;
@@ -17,7 +17,7 @@ use crate::stamp::{self, Recipe};
 use crate::workspace::Workspace;
 
 /// Changes when the same parts would give another disk.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// Sparse: what isn't used takes no room.
 const SIZE: &str = "4G";
 
@@ -26,7 +26,7 @@ const MODULES: [&str; 10] =
     ["kvm-amd", "tun", "tap", "vhost", "vhost_net", "vhost_vsock", "vsock_diag", "vsock_loopback", "loop", "fuse"];
 
 /// The host's own programs, for looking at disks that a guest has written.
-const PROGRAMS: [&str; 4] = ["e2fsck", "debugfs", "mke2fs", "dumpe2fs"];
+const PROGRAMS: [&str; 5] = ["e2fsck", "debugfs", "mke2fs", "dumpe2fs", "qemu-img"];
 
 /// The disk, made anew where one of its parts has changed.
 pub(crate) fn ensure(workspace: &Workspace, guest: &Guest) -> Result<PathBuf> {
@@ -109,7 +109,8 @@ fn parse_ldd(text: &str) -> Vec<&str> {
 }
 
 fn find(program: &str) -> Result<PathBuf> {
-    process::find(program).with_context(|| format!("{program} is missing; it comes with: apt-get install e2fsprogs"))
+    process::find(program)
+        .with_context(|| format!("{program} is missing; it comes with: apt-get install e2fsprogs qemu-utils"))
 }
 
 fn replace_link(link: &Path, target: &str) -> Result<()> {

@@ -25,9 +25,7 @@ impl Backend {
     pub(super) fn new(file: File, options: &BlockOptions) -> Result<Self, BlockError> {
         match options.format {
             ImageFormat::Raw => Raw::new(file, options.direct).map(Self::Raw).map_err(BlockError::Size),
-            ImageFormat::Qcow2 => {
-                Qcow2::new(file, !options.read_only, &options.permitted).map(Self::Qcow2).map_err(BlockError::Qcow2)
-            }
+            ImageFormat::Qcow2 => Qcow2::new(file, options).map(Self::Qcow2).map_err(BlockError::Qcow2),
         }
     }
 
@@ -47,6 +45,14 @@ impl Backend {
         }
     }
 
+    /// Makes the disk larger: so many bytes. What is new reads as zeros.
+    pub(super) fn grow(&self, size: u64) -> Result<(), BlockError> {
+        match self {
+            Self::Raw(raw) => raw.grow(size),
+            Self::Qcow2(qcow2) => qcow2.grow(size).map_err(BlockError::CantGrow),
+        }
+    }
+
     /// What the host says of block sizes.
     pub(super) fn topology(&self) -> Topology {
         match self {
@@ -58,6 +64,14 @@ impl Backend {
     /// What the kernel demands of the guest's buffers. A format demands nothing: its data is copied.
     pub(super) fn alignment(&self) -> Option<Alignment> {
         self.raw().and_then(Raw::alignment)
+    }
+
+    /// The unit that discarding frees, in bytes; `None`: nothing can be discarded, or made zero without writing it.
+    pub(super) fn discard_unit(&self) -> Option<u32> {
+        match self {
+            Self::Raw(raw) => raw.can_discard().then(|| raw.discard_unit()),
+            Self::Qcow2(qcow2) => qcow2.discard_unit(),
+        }
     }
 
     /// Reads a piece.
@@ -87,11 +101,17 @@ impl Backend {
 
     /// Frees a range.
     pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.raw().ok_or(io::ErrorKind::Unsupported)?.discard(offset, len)
+        match self {
+            Self::Raw(raw) => raw.discard(offset, len),
+            Self::Qcow2(qcow2) => qcow2.discard(offset, len),
+        }
     }
 
     /// Makes a range zeros; with `unmap` its blocks may be freed.
     pub(super) fn make_zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        self.raw().ok_or(io::ErrorKind::Unsupported)?.make_zero(offset, len, unmap)
+        match self {
+            Self::Raw(raw) => raw.make_zero(offset, len, unmap),
+            Self::Qcow2(qcow2) => qcow2.make_zero(offset, len, unmap),
+        }
     }
 }

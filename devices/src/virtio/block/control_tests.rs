@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::rig::{
     DATA, ENGINES, HEADER, Rig, SECTORS, STATUS, UNTOUCHED, direct, direct_sectors, direct_with, eventfd, options,
 };
-use super::{Block, BlockError, BlockOptions, EngineChoice, OnError, spec};
+use super::{Block, BlockError, BlockOptions, CacheMode, EngineChoice, OnError, spec};
 use crate::sys::pipe::{self, Pipe};
 use crate::token_bucket::{Rate, RateLimiter};
 use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
@@ -91,12 +91,12 @@ fn a_disk_that_grows_or_shrinks_tells_its_guest_and_checks_by_the_new_size() {
     for engine in ENGINES {
         let mut rig = Rig::running(options(engine));
         let control = rig.block.control();
-        assert_eq!(control.resize().unwrap(), SECTORS);
+        assert_eq!(control.refresh().unwrap(), SECTORS);
         assert_eq!(rig.notifier.config_generation(), 0, "that is no news");
         for sectors in [SECTORS * 2, SECTORS / 2] {
             let generation = rig.notifier.config_generation();
             rig.file.set_len(sectors * 512).unwrap();
-            assert_eq!(control.clone().resize().unwrap(), sectors);
+            assert_eq!(control.clone().refresh().unwrap(), sectors);
             assert_eq!(rig.interrupts.config.read().unwrap(), 1);
             assert_ne!(rig.notifier.config_generation(), generation);
             let mut capacity = [0; 8];
@@ -107,15 +107,40 @@ fn a_disk_that_grows_or_shrinks_tells_its_guest_and_checks_by_the_new_size() {
             assert_eq!(rig.file.metadata().unwrap().len(), sectors * 512);
         }
         rig.file.set_len(100).unwrap();
-        assert!(matches!(control.resize(), Err(BlockError::NotSectors(100))));
+        assert!(matches!(control.refresh(), Err(BlockError::NotSectors(100))));
         rig.file.set_len(0).unwrap();
-        assert!(matches!(control.resize(), Err(BlockError::Empty)));
+        assert!(matches!(control.refresh(), Err(BlockError::Empty)));
         assert_eq!(rig.block.image().sectors(), SECTORS / 2);
         // Who keeps the control keeps neither the disk nor the lock on its image.
         drop(rig);
-        assert!(matches!(control.resize(), Err(BlockError::Ended)));
+        assert!(matches!(control.refresh(), Err(BlockError::Ended)));
         assert_eq!(control.held(), 0);
         control.resume();
+    }
+}
+
+#[test]
+fn a_raw_disk_is_made_larger_by_its_control_and_never_smaller() {
+    for engine in ENGINES {
+        let mut rig = Rig::running(options(engine));
+        let before = rig.host();
+        let control = rig.block.control();
+        assert_eq!(control.resize(SECTORS * 512).unwrap(), SECTORS);
+        assert_eq!(rig.notifier.config_generation(), 0, "that is no news");
+        assert_eq!(control.resize(SECTORS * 1024).unwrap(), SECTORS * 2);
+        assert_eq!(rig.interrupts.config.read().unwrap(), 1);
+        assert_eq!(rig.simple(spec::T_IN, SECTORS * 2 - 1, writable(DATA, 512)), (spec::S_OK, 513));
+        assert_eq!(rig.guest(DATA, 512), [0; 512]);
+        assert_eq!(rig.simple(spec::T_IN, SECTORS * 2, writable(DATA, 512)), (spec::S_IOERR, 1));
+        let refused = |size| control.resize(size).unwrap_err();
+        assert!(matches!(refused(512), BlockError::Shrinks { size: 512, now } if now == SECTORS * 1024));
+        assert!(matches!(refused(0), BlockError::Empty) && matches!(refused(1000), BlockError::NotSectors(1000)));
+        assert!(matches!(refused(u64::MAX - 511), BlockError::CantGrow(_)), "no file is that large");
+        assert_eq!(rig.host(), [before, vec![0; SECTORS as usize * 512]].concat());
+
+        let rig = Rig::new(BlockOptions { read_only: true, ..options(engine) });
+        assert!(matches!(rig.block.control().resize(SECTORS * 1024), Err(BlockError::ReadOnly)));
+        assert_eq!(rig.block.control().resize(SECTORS * 512).unwrap(), SECTORS);
     }
 }
 
@@ -187,6 +212,24 @@ fn a_held_write_that_is_to_be_durable_loses_nothing() {
         rig.start(state);
         assert_written(&mut rig, head.into());
         assert_eq!(rig.simple(spec::T_OUT, 3, readable(DATA, 512)), (spec::S_OK, 1), "and others go on");
+    }
+}
+
+#[test]
+fn a_write_that_found_no_room_is_no_loss_though_it_was_to_be_durable() {
+    for engine in ENGINES {
+        let durable = BlockOptions { cache: CacheMode::Writethrough, ..options(engine) };
+        let (mut rig, head) = held(durable.clone());
+        rig.block.image().backend.raw().unwrap().full.store(false, Ordering::Release);
+        rig.block.control().resume();
+        assert_written(&mut rig, head);
+        assert_eq!(rig.simple(spec::T_OUT, 0, readable(DATA, 512)), (spec::S_OK, 1));
+
+        let mut rig = Rig::running(durable);
+        rig.block.image().backend.raw().unwrap().full.store(true, Ordering::Release);
+        assert_eq!(rig.simple(spec::T_OUT, 0, readable(DATA, 512)), (spec::S_IOERR, 1));
+        rig.block.image().backend.raw().unwrap().full.store(false, Ordering::Release);
+        assert_eq!(rig.simple(spec::T_OUT, 0, readable(DATA, 512)), (spec::S_OK, 1));
     }
 }
 

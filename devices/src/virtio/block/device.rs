@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::image::{BlockControl, BlockError, Image};
 use super::options::{BlockOptions, CacheMode, EngineChoice, ImageFormat, Topology};
-use super::raw::Raw;
 use super::request::{MAX_RANGE_SECTORS, MAX_RANGES};
 use super::spec;
 use super::worker::Worker;
@@ -85,9 +84,9 @@ impl Block {
         if image.options.queues > 1 {
             set(spec::CONFIG_NUM_QUEUES, &image.options.queues.to_le_bytes());
         }
-        if image.discards {
+        if let Some(unit) = image.discards {
             let ranges = u32::try_from(MAX_RANGES).unwrap_or(u32::MAX);
-            let alignment = image.backend.raw().map_or(0, Raw::discard_unit) >> 9;
+            let alignment = unit >> 9;
             set(spec::CONFIG_MAX_DISCARD_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
             set(spec::CONFIG_MAX_DISCARD_SEG, &ranges.to_le_bytes());
             set(spec::CONFIG_DISCARD_SECTOR_ALIGNMENT, &alignment.to_le_bytes());
@@ -123,7 +122,7 @@ impl VirtioDevice for Block {
             | spec::F_TOPOLOGY
             | when(read_only, spec::F_RO)
             | when(queues > 1, spec::F_MQ)
-            | when(self.image.discards, spec::F_DISCARD | spec::F_WRITE_ZEROES)
+            | when(self.image.discards.is_some(), spec::F_DISCARD | spec::F_WRITE_ZEROES)
             // A device without it is one whose writes are durable when they complete (virtio 1.3 §5.2.6.2). The driver
             // can't change its mind between the two: CONFIG_WCE isn't offered.
             | when(cache == CacheMode::Writeback, spec::F_FLUSH)

@@ -2,6 +2,7 @@
 
 //! What all queues of a disk share: the image, how large it is just now, and what has gone wrong.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -13,7 +14,6 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::Backend;
 use super::options::{BlockOptions, MAX_QUEUE_SIZE, MAX_QUEUES, Topology};
-use super::raw::Raw;
 use crate::sys::processors;
 use crate::throttle::Throttle;
 use crate::virtio::notifier::Notifier;
@@ -48,6 +48,23 @@ pub enum BlockError {
         /// Bytes of a block.
         block_size: u32,
     },
+    /// It can only be made larger.
+    #[error("it has {now} bytes, and {size} is less: it can be made larger only")]
+    Shrinks {
+        /// Bytes that are asked for.
+        size: u64,
+        /// Bytes that it has.
+        now: u64,
+    },
+    /// Nothing of a read-only image is changed, and neither is its size.
+    #[error("it is read-only, so it can't be made larger")]
+    ReadOnly,
+    /// The size of a block device is no business of ours.
+    #[error("it is a block device: make it larger as its kind is, and have a look at it then")]
+    FixedSize,
+    /// The host can't make it larger.
+    #[error("it can't be made larger: {0}")]
+    CantGrow(#[source] io::Error),
     /// A block size that is none.
     #[error("a block size of {0} is not a power of two from 512 on")]
     BadBlockSize(u32),
@@ -76,11 +93,13 @@ pub(super) struct Image {
     pub(super) backend: Backend,
     pub(super) options: BlockOptions,
     pub(super) topology: Topology,
-    /// Whether DISCARD and WRITE_ZEROES are offered.
-    pub(super) discards: bool,
+    /// The unit of DISCARD and WRITE_ZEROES in bytes; `None`: they are not offered.
+    pub(super) discards: Option<u32>,
     /// Our threads and the guest's processors take turns on one of the host's.
     pub(super) has_one_processor: bool,
     sectors: AtomicU64,
+    /// One change of the size at a time.
+    resizing: Mutex<()>,
     notifier: OnceLock<Arc<Notifier>>,
     /// The doorbells of the queues that run, for whoever wants their attention.
     doorbells: Mutex<BTreeMap<u16, EventFd>>,
@@ -109,8 +128,15 @@ impl Image {
         if !topology.block_size.is_power_of_two() || u64::from(topology.block_size) < SECTOR_SIZE {
             return Err(BlockError::BadBlockSize(topology.block_size));
         }
-        let sectors = sectors(&backend, topology)?;
-        let discards = options.discard && !options.read_only && backend.raw().is_some_and(Raw::can_discard);
+        let sectors = sectors(backend.size().map_err(BlockError::Size)?, topology)?;
+        let discards = if options.discard && !options.read_only { backend.discard_unit() } else { None };
+        if options.discard && !options.read_only && discards.is_none() && backend.raw().is_none() {
+            tracing::warn!(
+                disk = name,
+                "the guest can give no space back: its qcow2 image is of version 2 ('qemu-img amend -o compat=1.1' lifts it \
+                 to version 3; discard=off says that it is all right)"
+            );
+        }
         Ok(Self {
             name,
             backend,
@@ -119,6 +145,7 @@ impl Image {
             discards,
             has_one_processor: processors::count() == 1,
             sectors: AtomicU64::new(sectors),
+            resizing: Mutex::new(()),
             notifier: OnceLock::new(),
             doorbells: Mutex::default(),
             resumed: AtomicU64::new(0),
@@ -175,6 +202,22 @@ impl Image {
         self.lost.load(Ordering::Acquire)
     }
 
+    /// Takes the size that the image has now for the capacity, and tells the guest if that is news.
+    fn tell_size(&self) -> Result<u64, BlockError> {
+        let sectors = sectors(self.backend.size().map_err(BlockError::Size)?, self.topology)?;
+        let notifier = self.notifier.get();
+        // A driver that reads the halves of the old and the new one finds that the generation has changed meanwhile.
+        if let Some(notifier) = notifier.filter(|_| self.sectors() != sectors) {
+            notifier.config_changes();
+        }
+        if self.sectors.swap(sectors, Ordering::AcqRel) != sectors
+            && let Some(notifier) = notifier
+        {
+            notifier.config_changed();
+        }
+        Ok(sectors)
+    }
+
     /// The host could not make something durable.
     pub(super) fn set_lost(&self, error: &io::Error) {
         if !self.lost.swap(true, Ordering::AcqRel) {
@@ -186,9 +229,8 @@ impl Image {
     }
 }
 
-/// What the image holds just now.
-fn sectors(backend: &Backend, topology: Topology) -> Result<u64, BlockError> {
-    let size = backend.size().map_err(BlockError::Size)?;
+/// The sectors of a disk of so many bytes, if it can be one.
+fn sectors(size: u64, topology: Topology) -> Result<u64, BlockError> {
     if size == 0 {
         return Err(BlockError::Empty);
     }
@@ -207,29 +249,39 @@ fn sectors(backend: &Backend, topology: Topology) -> Result<u64, BlockError> {
 pub struct BlockControl(pub(super) Weak<Image>);
 
 impl BlockControl {
-    /// Looks how large the image is now and tells the guest if that is news (virtio 1.3 §5.2.6.2); gives the capacity in
-    /// sectors of 512 bytes. Requests are checked against it from now on.
+    /// Makes the image larger, `size` bytes, and tells the guest (virtio 1.3 §5.2.6.2): a raw file or a qcow2 image grows, and
+    /// what is new reads as zeros. Gives the capacity in sectors of 512 bytes. Where the image has that size already, the
+    /// guest is told of it if that is news to it.
     ///
-    /// Grow the image before this, and shrink it after the guest has been told: what a guest writes where the image was
-    /// makes it grow again.
+    /// # Errors
+    ///
+    /// When the size is less than what there is, or none of a disk; when the image is read-only, or a block device, which has
+    /// ways of its own to grow; when the host can't. The guest keeps what it was told before.
+    pub fn resize(&self, size: u64) -> Result<u64, BlockError> {
+        let image = self.0.upgrade().ok_or(BlockError::Ended)?;
+        let _alone = image.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        sectors(size, image.topology)?;
+        let now = image.backend.size().map_err(BlockError::Size)?;
+        match size.cmp(&now) {
+            Less => return Err(BlockError::Shrinks { size, now }),
+            Equal => {}
+            Greater if image.options.read_only => return Err(BlockError::ReadOnly),
+            Greater => image.backend.grow(size)?,
+        }
+        image.tell_size()
+    }
+
+    /// Looks how large the image is now, when somebody else has changed that, and tells the guest if it is news; gives the
+    /// capacity in sectors of 512 bytes. Requests are checked against it from now on. Nobody else changes the size of a qcow2
+    /// image while it is open here: [`Self::resize`] does.
     ///
     /// # Errors
     ///
     /// When the size can't be found out or is none of a disk; the capacity stays what it was.
-    pub fn resize(&self) -> Result<u64, BlockError> {
+    pub fn refresh(&self) -> Result<u64, BlockError> {
         let image = self.0.upgrade().ok_or(BlockError::Ended)?;
-        let sectors = sectors(&image.backend, image.topology)?;
-        let notifier = image.notifier.get();
-        // A driver that reads the halves of the old and the new one finds that the generation has changed meanwhile.
-        if let Some(notifier) = notifier.filter(|_| image.sectors() != sectors) {
-            notifier.config_changes();
-        }
-        if image.sectors.swap(sectors, Ordering::AcqRel) != sectors
-            && let Some(notifier) = notifier
-        {
-            notifier.config_changed();
-        }
-        Ok(sectors)
+        let _alone = image.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        image.tell_size()
     }
 
     /// Requests that are held because the host has no room for them ([`super::OnError::Stop`]).

@@ -37,6 +37,6 @@ mod worker;
 pub use device::Block;
 pub use image::{BlockControl, BlockError, SECTOR_SIZE};
 pub use options::{
-    BadSerial, BlockOptions, CacheMode, EngineChoice, ImageFormat, MAX_QUEUE_SIZE, MAX_QUEUES, OnError, Serial,
-    Topology,
+    BadSerial, BlockOptions, CacheMode, EngineChoice, ImageFormat, LockBehind, MAX_QUEUE_SIZE, MAX_QUEUES, OnError,
+    Serial, Topology,
 };

@@ -2,7 +2,9 @@
 
 //! What whoever opens a disk may choose.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -23,6 +25,9 @@ pub struct BlockOptions {
     /// The files that a qcow2 image may be based on, or folders which they are directly in. No others are opened, whatever its
     /// header names.
     pub permitted: Vec<PathBuf>,
+    /// Is called with each of those files when it is open, before a byte of it is read, to keep others from writing to it. An
+    /// error keeps the disk from being made. What it does ends with the disk's descriptor.
+    pub lock_behind: Option<LockBehind>,
     /// The file is open with `O_DIRECT`.
     pub direct: bool,
     /// Queues, each with a thread of its own: 1 to [`MAX_QUEUES`].
@@ -55,6 +60,7 @@ impl Default for BlockOptions {
             engine: EngineChoice::Automatic,
             format: ImageFormat::Raw,
             permitted: Vec::new(),
+            lock_behind: None,
             direct: false,
             queues: 1,
             queue_size: 256,
@@ -67,6 +73,9 @@ impl Default for BlockOptions {
         }
     }
 }
+
+/// Locks a file that lies behind an image, and is only read; the path is for what is said of it.
+pub type LockBehind = fn(&File, &Path) -> io::Result<()>;
 
 /// Who does the reading and writing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +95,7 @@ pub enum ImageFormat {
     /// The disk's bytes.
     #[default]
     Raw,
-    /// A qcow2 image, which is served without `io_uring` and without discarding.
+    /// A qcow2 image, which is served without `io_uring`; one of version 2 without discarding, too.
     Qcow2,
 }
 

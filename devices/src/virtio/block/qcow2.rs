@@ -8,52 +8,113 @@
 //! goes through a buffer of ours.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use imago::file::File;
+use imago::format::PreallocateMode;
 use imago::raw::Raw;
 use imago::{FormatAccess, StorageOpenOptions};
+use thiserror::Error;
 
+use super::options::{BlockOptions, LockBehind};
 use crate::sys::transfer::{Direction, Transfer};
+use ranges::write_zeros;
+
+#[path = "qcow2_ranges.rs"]
+mod ranges;
 
 /// "QFI" and 0xfb.
 const MAGIC: u32 = 0x5146_49fb;
 /// The most images of a chain, the disk's own one included.
 const MAX_DEPTH: usize = 16;
+/// Bytes of the largest cluster.
+const MAX_CLUSTER: u64 = 2 << 20;
 /// The most bytes of a refcount table, as QEMU has it.
 const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 
 /// A disk in a qcow2 image.
-pub(super) struct Qcow2(FormatAccess<File>);
+pub(super) struct Qcow2 {
+    /// Read by whoever reads or writes data; written by what moves clusters about, which must be alone with them.
+    image: RwLock<FormatAccess<File>>,
+    /// Bytes of the disk right behind this image.
+    backing_size: u64,
+    /// The image's file, for what the library doesn't do with it.
+    file: fs::File,
+}
+
+/// The tables couldn't be written. The library still has them, so nothing is lost, and the next flush may succeed.
+#[derive(Debug, Error)]
+#[error("the image's tables can't be written: {0}")]
+pub(super) struct Unwritten(io::Error);
+
+/// An image that is open, with what lies behind it.
+struct Opened {
+    image: FormatAccess<File>,
+    backing_size: u64,
+}
 
 impl Qcow2 {
-    /// Opens the image in `file`, and what it is based on if all of that is among `permitted`, or directly in a folder that
-    /// is.
-    pub(super) fn new(file: fs::File, writable: bool, permitted: &[PathBuf]) -> io::Result<Self> {
-        let permitted: Vec<_> = permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?;
-        open(file, writable, &permitted, 1).map(Self)
+    /// Opens the image in `file`, and what it is based on if all of that is among what the options permit, or directly in a
+    /// folder that is.
+    pub(super) fn new(file: fs::File, options: &BlockOptions) -> io::Result<Self> {
+        let permitted = options.permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?;
+        let behind = Behind { permitted, lock: options.lock_behind };
+        let Opened { image, backing_size } = open(file.try_clone()?, !options.read_only, &behind, 1)?;
+        Ok(Self { image: RwLock::new(image), backing_size, file })
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, FormatAccess<File>> {
+        self.image.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alone(&self) -> RwLockWriteGuard<'_, FormatAccess<File>> {
+        self.image.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn size(&self) -> u64 {
-        self.0.size()
+        self.shared().size()
+    }
+
+    /// Makes the disk larger; what is new reads as zeros, also where the image behind it is longer than this one was.
+    pub(super) fn grow(&self, size: u64) -> io::Result<()> {
+        let image = self.alone();
+        let mut header = [0; 64];
+        self.file.read_exact_at(&mut header, 0)?;
+        if be32(&header, 4) < 3 && be32(&header, 60) != 0 {
+            return Err(invalid("it has snapshots, which know their sizes from version 3 on"));
+        }
+        let old = image.size();
+        if self.backing_size > old {
+            image.resize_grow(size.min(self.backing_size), PreallocateMode::Zero)?;
+        }
+        image.resize_grow(size, PreallocateMode::None)?;
+        // The rest of what was the last cluster may hold anything, as nobody could read it.
+        let cluster = image.inner().zero_granularity().unwrap_or(MAX_CLUSTER);
+        let rest = old.checked_next_multiple_of(cluster).map_or(0, |end| end.min(size).saturating_sub(old));
+        write_zeros(&image, old, rest)?;
+        image.flush()?;
+        image.sync()
     }
 
     /// Reads or writes a piece.
     pub(super) fn run(&self, direction: Direction, transfer: &mut Transfer, offset: u64) -> io::Result<u32> {
         transfer.run_by(direction, |buffer| match direction {
-            Direction::Read => self.0.read(buffer, offset),
-            Direction::Write => self.0.write(&*buffer, offset),
+            Direction::Read => self.shared().read(buffer, offset),
+            Direction::Write => self.shared().write(&*buffer, offset),
         })
     }
 
     /// Makes durable what was written: first the tables that are only in memory, then the file.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.0.flush()?;
-        self.0.sync()
+        let image = self.shared();
+        image.flush().map_err(|error| io::Error::new(error.kind(), Unwritten(error)))?;
+        image.sync()
     }
 }
 
@@ -110,18 +171,47 @@ fn check_header(file: &fs::File, writable: bool) -> io::Result<()> {
     Ok(())
 }
 
-impl std::fmt::Debug for Qcow2 {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Qcow2 {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Qcow2({} bytes)", self.size())
     }
 }
 
+/// What may lie behind an image.
+struct Behind {
+    /// Files, or the folders that they are directly in; without links.
+    permitted: Vec<PathBuf>,
+    lock: Option<LockBehind>,
+}
+
+impl Behind {
+    /// Opens a file that an image names, to read it.
+    fn open(&self, image: &Path, name: &str) -> io::Result<fs::File> {
+        let path = image.parent().unwrap_or(Path::new("/")).join(name);
+        let based = |what: &dyn fmt::Display| format!("the image is based on {}, which {what}", path.display());
+        let error = |error: &io::Error, what: &dyn fmt::Display| io::Error::new(error.kind(), based(what));
+        let real = fs::canonicalize(&path).map_err(|source| error(&source, &format!("can't be found: {source}")))?;
+        if !self.permitted.iter().any(|permitted| real == *permitted || real.parent() == Some(permitted)) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, based(&"it may not open")));
+        }
+        // The name that was checked, and not as a FIFO, which would wait for its other end.
+        let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&real)?;
+        if !file.metadata()?.is_file() {
+            return Err(invalid(&based(&"is not a file")));
+        }
+        if let Some(lock) = self.lock {
+            lock(&file, &path).map_err(|source| error(&source, &source))?;
+        }
+        Ok(file)
+    }
+}
+
 /// Opens one image of a chain, and those behind it: the library would guess formats, and follow names without end.
-fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> io::Result<FormatAccess<File>> {
+fn open(file: fs::File, writable: bool, files: &Behind, depth: usize) -> io::Result<Opened> {
     check_header(&file, writable)?;
     // What lies behind the image may be named from where it is.
     let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    let behind = |name: &String| open_permitted(&place, name, permitted);
+    let behind = |name: &String| files.open(&place, name);
     let mut image = imago::qcow2::Qcow2::<File>::open_image(storage(file, writable)?, writable)?;
     let data = match image.implicit_external_data_file() {
         _ if !image.requires_external_data_file() => None,
@@ -135,7 +225,7 @@ fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> 
             Some(FormatAccess::new(Raw::open_image(storage(behind(name)?, false)?, false)?))
         }
         (Some(name), Some("qcow2")) if depth < MAX_DEPTH => {
-            Some(open(behind(name)?, false, permitted, depth.saturating_add(1))?)
+            Some(open(behind(name)?, false, files, depth.saturating_add(1))?.image)
         }
         (Some(_), Some("qcow2")) => return Err(invalid(&format!("it is a chain of more than {MAX_DEPTH} images"))),
         (Some(name), Some(format)) => {
@@ -150,27 +240,14 @@ fn open(file: fs::File, writable: bool, permitted: &[PathBuf], depth: usize) -> 
             return Err(invalid(&what));
         }
     };
+    let backing_size = backing.as_ref().map_or(0, FormatAccess::size);
     image.set_data_file(data);
     image.set_backing(backing);
-    Ok(FormatAccess::new(image))
+    Ok(Opened { image: FormatAccess::new(image), backing_size })
 }
 
 fn storage(file: fs::File, writable: bool) -> io::Result<File> {
     File::from_open_file(file, StorageOpenOptions::new().write(writable))
-}
-
-/// Opens a file that an image names, to read it.
-fn open_permitted(image: &Path, name: &str, permitted: &[PathBuf]) -> io::Result<fs::File> {
-    let path = image.parent().unwrap_or(Path::new("/")).join(name);
-    let based = |what: &str| format!("the image is based on {}, which {what}", path.display());
-    let real = fs::canonicalize(&path)
-        .map_err(|error| io::Error::new(error.kind(), based(&format!("can't be found: {error}"))))?;
-    if !permitted.iter().any(|permitted| real == *permitted || real.parent() == Some(permitted)) {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, based("it may not open")));
-    }
-    // The name that was checked, and not as a FIFO, which would wait for its other end.
-    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&real)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(invalid(&based("is not a file"))) }
 }
 
 fn invalid(what: &str) -> io::Error {

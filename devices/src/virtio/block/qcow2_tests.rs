@@ -34,7 +34,8 @@ fn what_is_written_is_read_again_and_outlives_the_device() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
     let mut rig = Rig::on(create(&path, None), options());
-    assert_eq!(rig.features & (spec::F_DISCARD | spec::F_WRITE_ZEROES), 0);
+    let discards = spec::F_DISCARD | spec::F_WRITE_ZEROES;
+    assert_eq!(rig.features & discards, discards);
     rig.start(QueueState::default());
     use vm_memory::{Bytes, GuestAddress};
     rig.mem.write_slice(&[0x77; 1024], GuestAddress(DATA)).unwrap();
@@ -47,6 +48,31 @@ fn what_is_written_is_read_again_and_outlives_the_device() {
     assert_eq!(rig.simple(spec::T_IN, 5, writable(DATA, 2048)), (spec::S_OK, 2049));
     let data = rig.guest(DATA, 2048);
     assert!(data[..512] == [0; 512] && data[512..1536] == [0x77; 1024] && data[1536..] == [0; 512]);
+}
+
+#[test]
+fn a_disk_that_is_made_larger_tells_its_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let mut rig = Rig::on(create(&path, None), options());
+    rig.start(QueueState::default());
+    let control = rig.block.control();
+    assert_eq!(control.refresh().unwrap(), SECTORS, "its size is in its header");
+    assert_eq!(control.resize(SECTORS * 512).unwrap(), SECTORS);
+    assert_eq!(rig.notifier.config_generation(), 0, "that is no news");
+    assert_eq!(rig.simple(spec::T_OUT, SECTORS, readable(DATA, 512)), (spec::S_IOERR, 1));
+    assert_eq!(control.resize(SECTORS * 1024).unwrap(), SECTORS * 2);
+    assert_eq!(rig.interrupts.config.read().unwrap(), 1);
+    assert_eq!(rig.simple(spec::T_OUT, SECTORS * 2 - 1, readable(DATA, 512)), (spec::S_OK, 1));
+    assert!(matches!(control.resize(512), Err(BlockError::Shrinks { size: 512, now }) if now == SECTORS * 1024));
+    // More than the largest table of clusters holds.
+    let error = control.resize(1 << 62).unwrap_err();
+    assert!(matches!(error, BlockError::CantGrow(_)), "{error}");
+    assert_eq!(control.refresh().unwrap(), SECTORS * 2);
+    drop(rig);
+    let rig = Rig::on(open(&path), BlockOptions { read_only: true, ..options() });
+    assert_eq!(rig.block.image().sectors(), SECTORS * 2);
+    assert!(matches!(rig.block.control().resize(SECTORS * 2048), Err(BlockError::ReadOnly)));
 }
 
 #[test]

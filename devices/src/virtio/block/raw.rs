@@ -2,14 +2,15 @@
 
 //! An image whose bytes are the disk's: a file, or a block device.
 //!
-//! What comes here from the guest are ranges of the image, checked against its capacity. Nothing here makes a file grow,
-//! unless the host shrinks it behind our back and the guest writes where it was.
+//! What comes here from the guest are ranges of the image, checked against its capacity. Nothing that it does makes a file
+//! grow, unless the host shrinks it behind our back and the guest writes where it was.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::image::BlockError;
 use super::options::Topology;
 use crate::sys::disk::{self, Alignment};
 use crate::sys::transfer::{Direction, Transfer};
@@ -79,6 +80,14 @@ impl Raw {
     /// Unlike the metadata, the end of a block device is its size too.
     pub(super) fn size(&self) -> io::Result<u64> {
         (&self.file).seek(SeekFrom::End(0))
+    }
+
+    /// Makes the file larger.
+    pub(super) fn grow(&self, size: u64) -> Result<(), BlockError> {
+        if self.is_block_device {
+            return Err(BlockError::FixedSize);
+        }
+        self.file.set_len(size).map_err(BlockError::CantGrow)
     }
 
     /// What direct I/O demands; `None` when the page cache is used.

@@ -128,8 +128,8 @@ impl Request {
                 Ok(())
             }
             spec::T_GET_ID => self.give_id(image, mem, chain),
-            spec::T_DISCARD if image.discards => self.set_ranges(Kind::Discard, image, mem, chain),
-            spec::T_WRITE_ZEROES if image.discards => self.set_ranges(Kind::Zero, image, mem, chain),
+            spec::T_DISCARD if image.discards.is_some() => self.set_ranges(Kind::Discard, image, mem, chain),
+            spec::T_WRITE_ZEROES if image.discards.is_some() => self.set_ranges(Kind::Zero, image, mem, chain),
             _ => Err(spec::S_UNSUPP),
         }
     }

@@ -20,6 +20,7 @@ use thiserror::Error;
 use super::engine::{Engine, Started};
 use super::image::Image;
 use super::options::OnError;
+use super::qcow2::Unwritten;
 use super::request::{Request, Step};
 use super::spec;
 use crate::virtio::chain::{Chain, ChainError};
@@ -279,7 +280,13 @@ impl Runner {
             Some(Step::Write { .. }) => self.durable,
             _ => false,
         };
-        let harmless = |error: &&io::Error| matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECANCELED));
+        // A write that finds no room has written nothing: file systems see to the room before they take the data.
+        let is_write = matches!(step, Some(Step::Write { .. }));
+        let harmless = |error: &&io::Error| match error.raw_os_error() {
+            Some(libc::EINTR | libc::ECANCELED) => true,
+            Some(libc::ENOSPC | libc::EDQUOT) => is_write,
+            _ => error.get_ref().is_some_and(|error| error.is::<Unwritten>()),
+        };
         if let Some(error) = error.filter(|error| promised && !harmless(error)) {
             self.image.set_lost(error);
         }
