@@ -205,8 +205,8 @@ impl Msix {
         }
     }
 
-    /// Opens or closes a vector's gate, as its entry now says; all are closed unless MSI-X is on. A message goes to the host only when it counts: routes
-    /// are expensive, and a guest writes a masked entry in pieces.
+    /// Opens or closes a vector's gate, as its entry now says; all are closed unless MSI-X is on. A message goes to the host
+    /// only when it counts: routes are expensive, and a guest writes a masked entry in pieces.
     fn settle(&self, index: u16, entry: &mut Entry, on: bool) {
         let Some(gate) = self.gates.get(usize::from(index)) else { return };
         let mut open = on && !entry.masked;

@@ -14,6 +14,5 @@ pub(crate) mod disk;
 pub(crate) mod doorbell;
 #[cfg(test)]
 pub(crate) mod pipe;
-pub(crate) mod processors;
 pub(crate) mod ring;
 pub(crate) mod transfer;

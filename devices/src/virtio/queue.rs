@@ -220,11 +220,24 @@ impl Queue {
         Ok(Some((head, self.read(head, chain)?)))
     }
 
+    /// How many chains are to be taken again.
+    pub fn to_take_again(&self) -> u16 {
+        u16::try_from(self.again.len()).unwrap_or(u16::MAX)
+    }
+
     /// Takes the next chain again that was in flight when the queue was stopped, into `chain`; they come before all that
     /// [`Self::pop`] takes. The driver must not have touched it since; if it has, the chain is checked like any other.
     pub fn take_again(&mut self, chain: &mut Chain) -> Result<Option<Popped>, QueueError> {
         let Some(head) = self.again.pop() else { return Ok(None) };
         Ok(Some((head, self.read(head, chain)?)))
+    }
+
+    /// Takes the next chain, of those first that were in flight when the queue was stopped.
+    pub fn take(&mut self, chain: &mut Chain) -> Result<Option<Popped>, QueueError> {
+        match self.take_again(chain)? {
+            Some(popped) => Ok(Some(popped)),
+            None => self.pop(chain),
+        }
     }
 
     fn read(&self, head: u16, chain: &mut Chain) -> Result<Result<(), ChainError>, QueueError> {

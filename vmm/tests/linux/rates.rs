@@ -32,19 +32,20 @@ struct Sample {
 }
 
 impl Sample {
-    /// Counted by the host, by its clock: the thread of each disk's queue reads the image, and next to nothing besides.
+    /// Counted by the host, by its clock: the threads of each disk read the image, and next to nothing besides.
     fn of_host(vm: &Running, start: Instant) -> Self {
         let tasks = format!("/proc/{}/task", vm.child.id());
         let now = || start.elapsed().as_secs_f64();
         let from = now();
         let bytes = DISKS.map(|letter| {
-            let is_queue = |task: &String| {
-                fs::read_to_string(format!("{tasks}/{task}/comm")).is_ok_and(|name| name == format!("vd{letter} q0\n"))
+            // The queue's own, and those of its pool, which never end before it does.
+            let names = [format!("vd{letter} q0\n"), format!("vd{letter}\n")];
+            let reads = |task: fs::DirEntry| {
+                let name = fs::read_to_string(task.path().join("comm")).ok()?;
+                let io = names.contains(&name).then(|| fs::read_to_string(task.path().join("io")).unwrap())?;
+                io.lines().find_map(|line| line.strip_prefix("rchar: "))?.parse::<f64>().ok()
             };
-            let names = fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().file_name().into_string().unwrap());
-            let task = names.into_iter().find(is_queue).unwrap();
-            let io = fs::read_to_string(format!("{tasks}/{task}/io")).unwrap();
-            io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+            fs::read_dir(&tasks).unwrap().filter_map(|task| reads(task.unwrap())).sum()
         });
         Self { from, to: now(), bytes }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The testbed's root disk: busybox, e2fsprogs, qemu-img, modules, the guest files. It is made once and never written to; what a
-//! command changes is thrown away with the testbed.
+//! The testbed's root disk: busybox, e2fsprogs, qemu-img, modules, the guest files. It is made once and never written to; what
+//! a command changes is thrown away with the testbed.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -17,7 +17,7 @@ use crate::sys::transfer::{Direction, Transfer};
 pub(super) enum Backend {
     /// The bytes of the image are the disk's.
     Raw(Raw),
-    /// They are not; all is done by this thread.
+    /// They are not; the kernel can't do it for us.
     Qcow2(Qcow2),
 }
 

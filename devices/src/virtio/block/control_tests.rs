@@ -73,6 +73,21 @@ fn a_queue_that_waits_for_its_limit_stops_whenever_it_is_told_to() {
 }
 
 #[test]
+fn a_pause_gets_no_request_around_a_limit() {
+    for engine in ENGINES {
+        let mut rig = Rig::new(BlockOptions { limiters: vec![hopeless()], ..options(engine) });
+        offer_three(&mut rig);
+        let paused = QueueState { next_avail: 2, next_used: 0, in_flight: vec![0, 3] };
+        rig.start(paused.clone());
+        rig.wait_until_the_doorbell_is_taken();
+        rig.doorbell.write(1).unwrap();
+        rig.wait_until_the_doorbell_is_taken();
+        let state = rig.block.stop_queue(0).unwrap();
+        assert_eq!((state, rig.driver.used_index(), rig.guest(STATUS, 3)), (paused, 0, vec![UNTOUCHED; 3]));
+    }
+}
+
+#[test]
 fn all_of_what_exceeds_a_limit_is_served_in_the_end() {
     for engine in ENGINES {
         let rate = Rate { per_second: NonZeroU64::new(2000).unwrap(), burst: 1 };

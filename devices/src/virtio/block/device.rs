@@ -9,7 +9,7 @@ use super::image::{BlockControl, BlockError, Image};
 use super::options::{BlockOptions, CacheMode, EngineChoice, ImageFormat, Topology};
 use super::request::{MAX_RANGE_SECTORS, MAX_RANGES};
 use super::spec;
-use super::worker::Worker;
+use super::worker::{Worker, warn_of_no_ring};
 use crate::sys::ring::Setup;
 use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
 use crate::virtio::queue::QueueState;
@@ -45,7 +45,7 @@ impl Block {
             if options.engine == EngineChoice::IoUring {
                 return Err(BlockError::NoIoUring(error));
             }
-            tracing::warn!(disk = name, "io_uring can't be used, so threads wait for the disk: {error}");
+            warn_of_no_ring(&name, &error);
             options.engine = EngineChoice::Sync;
         }
         let image = Arc::new(Image::new(name, file, options)?);
@@ -102,6 +102,11 @@ impl Block {
 impl Block {
     pub(super) fn image(&self) -> &Image {
         &self.image
+    }
+
+    /// Before anybody else has the image.
+    pub(super) fn set_one_processor(&mut self, has_one_processor: bool) {
+        Arc::get_mut(&mut self.image).unwrap().has_one_processor = has_one_processor;
     }
 
     pub(super) fn shared(&self) -> Arc<Image> {

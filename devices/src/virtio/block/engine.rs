@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Who does what a request asks for: this thread at once, or the kernel meanwhile.
+//! Who does what a request asks for: this thread at once, or somebody else meanwhile: the kernel, or a thread of a pool.
 //!
 //! `io_uring` hands what can't be done at once to threads of the kernel, which costs several times what a copy from the
 //! page cache does. So with the page cache, what it holds is read right here, and all that is written to it is written
@@ -167,7 +167,7 @@ impl Engine {
         }
     }
 
-    /// Sleeps until the doorbell rings, the kernel has done a step, or `timeout` is over.
+    /// Sleeps until the doorbell rings, a step is done, or `timeout` is over.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Sync(pool) => pool.wait(timeout),

@@ -14,7 +14,6 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::Backend;
 use super::options::{BlockOptions, MAX_QUEUE_SIZE, MAX_QUEUES, Topology};
-use crate::sys::processors;
 use crate::throttle::Throttle;
 use crate::virtio::notifier::Notifier;
 
@@ -60,7 +59,7 @@ pub enum BlockError {
     #[error("it is read-only, so it can't be made larger")]
     ReadOnly,
     /// The size of a block device is no business of ours.
-    #[error("it is a block device: make it larger as its kind is, and have a look at it then")]
+    #[error("it is a block device: make it larger as its kind is, and have a look at it then ('refresh')")]
     FixedSize,
     /// The host can't make it larger.
     #[error("it can't be made larger: {0}")]
@@ -97,6 +96,8 @@ pub(super) struct Image {
     pub(super) discards: Option<u32>,
     /// Our threads and the guest's processors take turns on one of the host's.
     pub(super) has_one_processor: bool,
+    /// Threads that wait for the disk in place of its queues' own.
+    pub(super) pool_threads: AtomicUsize,
     sectors: AtomicU64,
     /// One change of the size at a time.
     resizing: Mutex<()>,
@@ -143,7 +144,8 @@ impl Image {
             options,
             topology,
             discards,
-            has_one_processor: processors::count() == 1,
+            has_one_processor: rustix::thread::sched_getaffinity(None).is_ok_and(|set| set.count() == 1),
+            pool_threads: AtomicUsize::new(0),
             sectors: AtomicU64::new(sectors),
             resizing: Mutex::new(()),
             notifier: OnceLock::new(),
@@ -264,9 +266,10 @@ impl BlockControl {
         let now = image.backend.size().map_err(BlockError::Size)?;
         match size.cmp(&now) {
             Less => return Err(BlockError::Shrinks { size, now }),
-            Equal => {}
+            // What an earlier try has left undone is done first.
+            Equal if image.options.read_only => {}
             Greater if image.options.read_only => return Err(BlockError::ReadOnly),
-            Greater => image.backend.grow(size)?,
+            Equal | Greater => image.backend.grow(size)?,
         }
         image.tell_size()
     }

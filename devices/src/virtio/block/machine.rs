@@ -220,7 +220,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn stop(&self) -> Vec<(u16, QueueState)> {
+    pub(super) fn stop(&self) -> Vec<(u16, Option<QueueState>)> {
         self.whole().stop()
     }
 

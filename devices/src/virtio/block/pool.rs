@@ -4,11 +4,12 @@
 //!
 //! A request that is alone is done by the queue's thread, which has nothing else to do. Once there are several, each that
 //! would wait goes to a thread of the pool, so that a disk gets as many at once as it can use. What a guest can make us have
-//! is bounded: threads by [`THREADS`], requests by the queue's size. The threads end with the queue.
+//! is bounded: threads by [`THREADS`] and [`THREADS_OF_DISK`], requests by the queue's size. The threads end with the queue.
 
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,6 +28,9 @@ use crate::sys::transfer::Transfer;
 
 /// The most threads of a queue's pool: as many as the kernel may use for one of its rings.
 const THREADS: usize = 16;
+/// The most threads of all pools of a disk. With those of 64 queues, they are fewer than the tables that a qcow2 image keeps
+/// in memory, of which each may need one for itself while it works.
+const THREADS_OF_DISK: usize = 48;
 
 /// A step to be done.
 struct Job {
@@ -49,6 +53,8 @@ struct State {
     /// Threads that wait for a job.
     idle: usize,
     ending: bool,
+    /// A thread has panicked. Whatever makes it so does no more than that: no other is tried.
+    has_failed: bool,
 }
 
 struct Shared {
@@ -76,7 +82,13 @@ impl Pool {
     /// A pool without threads. They begin when there is work for them.
     pub(super) fn new(slots: u16, doorbell: EventFd, image: Arc<Image>, mem: GuestRam) -> Self {
         let queue = || VecDeque::with_capacity(slots.into());
-        let state = State { jobs: queue(), done: VecDeque::with_capacity(slots.into()), idle: 0, ending: false };
+        let state = State {
+            jobs: queue(),
+            done: VecDeque::with_capacity(slots.into()),
+            idle: 0,
+            ending: false,
+            has_failed: false,
+        };
         let shared = Shared { state: Mutex::new(state), wake: Condvar::new(), image, doorbell, _mem: mem };
         Self {
             transfers: std::iter::repeat_with(|| Some(Transfer::default())).take(slots.into()).collect(),
@@ -109,12 +121,10 @@ impl Pool {
         let Some(place) = self.transfers.get_mut(usize::from(slot)) else { return false };
         let mut state = self.shared.lock();
         if state.idle <= state.jobs.len() && self.threads.len() < THREADS {
-            let shared = self.shared.clone();
-            let thread = thread::Builder::new().name(self.shared.image.name.clone()).stack_size(STACK);
-            // A host that gives no more threads leaves the work to those that there are.
-            self.threads.extend(thread.spawn(move || shared.work()));
+            // Where there are no more threads, the work is left to those that there are.
+            self.threads.extend(self.shared.start());
         }
-        if self.threads.is_empty() {
+        if self.threads.is_empty() || state.has_failed {
             return false;
         }
         let Some(transfer) = place.take() else { return false };
@@ -155,16 +165,32 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.lock().ending = true;
         self.shared.wake.notify_all();
+        let threads = self.threads.len();
         for thread in self.threads.drain(..) {
             // A thread that has panicked has said so.
             let _ = thread.join();
         }
+        self.shared.image.pool_threads.fetch_sub(threads, Ordering::AcqRel);
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a thread, if the disk may have one more and the host gives it.
+    fn start(self: &Arc<Self>) -> Option<JoinHandle<()>> {
+        let count = &self.image.pool_threads;
+        let more = |threads: usize| (threads < THREADS_OF_DISK).then(|| threads.saturating_add(1));
+        count.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        let shared = self.clone();
+        let thread = thread::Builder::new().name(self.image.name.clone()).stack_size(STACK);
+        let started = thread.spawn(move || shared.work()).ok();
+        if started.is_none() {
+            count.fetch_sub(1, Ordering::AcqRel);
+        }
+        started
     }
 
     fn ring(&self) {
@@ -190,8 +216,9 @@ impl Shared {
             // Whatever goes wrong in there, the queue gets its slot back: it would wait for it for ever.
             let result = catch_unwind(AssertUnwindSafe(|| run(&self.image.backend, &mut transfer, step, durable)));
             transfer.swap_bounce(&mut bounce);
-            let result = result.unwrap_or_else(|_| Err(io::Error::other("the thread has panicked")));
             state = self.lock();
+            state.has_failed |= result.is_err();
+            let result = result.unwrap_or_else(|_| Err(io::Error::other("the thread has panicked")));
             state.done.push_back(Done { slot, transfer, result });
             // One ring tells of all that is done by the time the queue looks.
             if state.done.len() == 1 {

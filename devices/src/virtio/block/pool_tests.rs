@@ -54,9 +54,17 @@ fn a_stop_waits_for_what_was_begun_and_leaves_nothing_half_done() {
     let id = offer(&mut rig, 4, spec::T_GET_ID);
     rig.start(QueueState::default());
     assert_eq!(rig.wait_used().0, id);
-    rig.block.request_stop(0);
-    drop(gate);
-    let state = rig.block.stop_queue(0).unwrap();
+    let state = thread::scope(|scope| {
+        let block = &mut rig.block;
+        let stop = scope.spawn(|| block.stop_queue(0).unwrap());
+        // Four threads are at the gate: the stop can't be over before it opens.
+        while image.pool_threads.load(Ordering::Acquire) < 4 {
+            thread::yield_now();
+        }
+        assert!(!stop.is_finished());
+        drop(gate);
+        stop.join().unwrap()
+    });
     assert_eq!(usize::from(state.next_used) + state.in_flight.len(), 5);
     rig.start(state);
     for _ in 0..4 {
@@ -93,4 +101,18 @@ fn threads_are_bounded_and_what_none_has_begun_with_can_be_taken_back() {
         }
     }
     assert!((0..jobs).all(|slot| pool.transfer(slot).is_some()));
+}
+
+#[test]
+fn all_pools_of_a_disk_share_its_threads() {
+    let image = Arc::new(Image::new("vda".to_owned(), image(), BlockOptions::default()).unwrap());
+    let gate = image.backend.raw().unwrap().gate.lock().unwrap();
+    let mut pools: Vec<_> = (0..4).map(|_| Pool::new(64, eventfd(), image.clone(), ram(0x1000))).collect();
+    let taken = pools.iter_mut().map(|pool| (0..20).filter(|slot| pool.hand_over(*slot, Step::Sync, false)).count());
+    assert_eq!(taken.collect::<Vec<_>>(), [20, 20, 20, 0], "who has no thread does it himself");
+    assert_eq!(image.pool_threads.load(Ordering::Acquire), THREADS_OF_DISK);
+    pools.iter().for_each(Pool::cancel);
+    drop(gate);
+    drop(pools);
+    assert_eq!(image.pool_threads.load(Ordering::Acquire), 0);
 }

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use imago::file::File;
 use imago::format::PreallocateMode;
@@ -37,6 +37,8 @@ const MAX_DEPTH: usize = 16;
 const MAX_CLUSTER: u64 = 2 << 20;
 /// The most bytes of a refcount table, as QEMU has it.
 const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
+/// The most bytes of a disk. The library rounds up sizes, and adds to them.
+const MAX_SIZE: u64 = 1 << 62;
 
 /// A disk in a qcow2 image.
 pub(super) struct Qcow2 {
@@ -44,6 +46,8 @@ pub(super) struct Qcow2 {
     image: RwLock<FormatAccess<File>>,
     /// Bytes of the disk right behind this image.
     backing_size: u64,
+    /// What a try to make the disk larger has left that may hold anything: where it begins, and its bytes.
+    unzeroed: Mutex<(u64, u64)>,
     /// The image's file, for what the library doesn't do with it.
     file: fs::File,
 }
@@ -66,7 +70,7 @@ impl Qcow2 {
         let permitted = options.permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?;
         let behind = Behind { permitted, lock: options.lock_behind };
         let Opened { image, backing_size } = open(file.try_clone()?, !options.read_only, &behind, 1)?;
-        Ok(Self { image: RwLock::new(image), backing_size, file })
+        Ok(Self { image: RwLock::new(image), backing_size, unzeroed: Mutex::default(), file })
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, FormatAccess<File>> {
@@ -89,15 +93,23 @@ impl Qcow2 {
         if be32(&header, 4) < 3 && be32(&header, 60) != 0 {
             return Err(invalid("it has snapshots, which know their sizes from version 3 on"));
         }
+        let mut unzeroed = self.unzeroed.lock().unwrap_or_else(PoisonError::into_inner);
+        write_zeros(&image, unzeroed.0, unzeroed.1)?;
+        *unzeroed = (0, 0);
         let old = image.size();
+        if size == old {
+            return Ok(());
+        }
         if self.backing_size > old {
             image.resize_grow(size.min(self.backing_size), PreallocateMode::Zero)?;
         }
-        image.resize_grow(size, PreallocateMode::None)?;
         // The rest of what was the last cluster may hold anything, as nobody could read it.
         let cluster = image.inner().zero_granularity().unwrap_or(MAX_CLUSTER);
         let rest = old.checked_next_multiple_of(cluster).map_or(0, |end| end.min(size).saturating_sub(old));
+        image.resize_grow(size, PreallocateMode::None)?;
+        *unzeroed = (old, rest);
         write_zeros(&image, old, rest)?;
+        *unzeroed = (0, 0);
         image.flush()?;
         image.sync()
     }
@@ -127,11 +139,10 @@ fn be64(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Refuses what the library takes without a look at it: encrypted images, whose bytes it would give to the guest as they are;
-/// and, where it is to make room, refcounts that it would follow without end, or over the header. The first block of them has
-/// to be there, as it counts the header itself, and each has to be in the file, aligned, and the only one of its place (QEMU
+/// and, where it is to make room, refcounts that it would follow without end, or over the header (QEMU
 /// docs/interop/qcow2.rst, "Header" and "Host cluster management").
 fn check_header(file: &fs::File, writable: bool) -> io::Result<()> {
-    let mut header = [0; 60];
+    let mut header = [0; 104];
     // A shorter file is none either, and its zeros say so.
     let _ = file.read_at(&mut header, 0)?;
     if be32(&header, 0) != MAGIC {
@@ -140,11 +151,22 @@ fn check_header(file: &fs::File, writable: bool) -> io::Result<()> {
     if be32(&header, 32) != 0 {
         return Err(invalid("it is encrypted"));
     }
-    if !writable {
-        return Ok(());
+    if be64(&header, 24) > MAX_SIZE {
+        return Err(invalid("its header is damaged: the disk is larger than any"));
     }
+    if writable { check_refcounts(file, &header) } else { Ok(()) }
+}
+
+/// The first block of refcounts has to be there, as it counts the header itself. Each has to be in the file, aligned, and the
+/// only one of its place, and to count something that is in the file: for a free cluster, all of them are looked through.
+fn check_refcounts(file: &fs::File, header: &[u8]) -> io::Result<()> {
     let damaged = |what: &str| invalid(&format!("its refcounts are damaged: {what}"));
-    let (cluster_bits, table, clusters) = (be32(&header, 20), be64(&header, 48), be32(&header, 56));
+    let (cluster_bits, table, clusters) = (be32(header, 20), be64(header, 48), be32(header, 56));
+    // Two bytes before version 3, which says how many bits.
+    let order = if be32(header, 4) < 3 { 4 } else { be32(header, 96) };
+    if order > 6 {
+        return Err(invalid("its header is damaged: refcounts have 1 to 64 bits"));
+    }
     let cluster = 1u64.checked_shl(cluster_bits).filter(|_| (9..=21).contains(&cluster_bits));
     let cluster = cluster.ok_or_else(|| invalid("its header is damaged: clusters have 512 bytes to 2 MiB"))?;
     let end = file.metadata()?.len();
@@ -153,22 +175,46 @@ fn check_header(file: &fs::File, writable: bool) -> io::Result<()> {
     if clusters == 0 || len > MAX_REFCOUNT_TABLE || !is_placed {
         return Err(damaged("their table is too large, or not in the file"));
     }
+    // Bytes of the file that a block counts.
+    let counted = cluster.saturating_mul(cluster << 3 >> order);
     let mut seen = BTreeSet::new();
+    let mut blocks = 0u64;
     let mut part = vec![0; usize::try_from(cluster).map_err(io::Error::other)?];
     for index in 0..u64::from(clusters) {
         file.read_exact_at(&mut part, table.saturating_add(index.saturating_mul(cluster)))?;
-        for (at, entry) in part.as_chunks::<8>().0.iter().enumerate() {
-            let block = u64::from_be_bytes(*entry);
-            if block == 0 && (index > 0 || at > 0) {
+        for entry in part.as_chunks::<8>().0 {
+            let (block, first) = (u64::from_be_bytes(*entry), blocks == 0);
+            let counts_from = blocks.saturating_mul(counted);
+            blocks = blocks.saturating_add(1);
+            if block == 0 && !first {
                 continue;
             }
             // One that a write is about to make lies at the end, and may not be there yet.
             if block == 0 || !block.is_multiple_of(cluster) || block > end || !seen.insert(block) {
                 return Err(damaged("a block of them is missing, or where it can't be"));
             }
+            if counts_from > end {
+                return Err(damaged("a block of them counts what is far behind the end of the file"));
+            }
+            if first && !counts_first(file, block, order).unwrap_or_default() {
+                return Err(damaged("they say that the place of the header is free"));
+            }
         }
     }
     Ok(())
+}
+
+/// Whether the first count in a block is one. Those of less than a byte begin at its lowest bit.
+fn counts_first(file: &fs::File, block: u64, order: u32) -> io::Result<bool> {
+    let mut count = [0; 8];
+    file.read_exact_at(&mut count, block)?;
+    let bits = 1u32 << order;
+    let count = if bits < 8 {
+        u64::from(count.first().copied().unwrap_or_default()) & (1u64 << bits).wrapping_sub(1)
+    } else {
+        u64::from_be_bytes(count) >> 64u32.saturating_sub(bits)
+    };
+    Ok(count > 0)
 }
 
 impl fmt::Debug for Qcow2 {

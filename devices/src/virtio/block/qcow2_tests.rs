@@ -2,6 +2,7 @@
 
 use imago::format::builder::FormatCreateBuilder;
 
+use super::super::backend::Backend;
 use super::super::rig::{DATA, HEADER, Rig, SECTORS, STATUS};
 use super::super::{Block, BlockError, BlockOptions, EngineChoice, ImageFormat, spec};
 use super::*;
@@ -76,6 +77,23 @@ fn a_disk_that_is_made_larger_tells_its_guest() {
 }
 
 #[test]
+fn what_a_try_to_grow_has_left_is_made_zero_by_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let mut rig = Rig::on(create(&path, None), options());
+    rig.start(QueueState::default());
+    assert_eq!(rig.simple(spec::T_OUT, 0, readable(DATA, 2048)), (spec::S_OK, 1));
+    let image = rig.block.shared();
+    let Backend::Qcow2(qcow2) = &image.backend else { unreachable!() };
+    *qcow2.unzeroed.lock().unwrap() = (512, 1024);
+    assert_eq!(rig.block.control().resize(SECTORS * 512).unwrap(), SECTORS);
+    assert_eq!(*qcow2.unzeroed.lock().unwrap(), (0, 0));
+    assert_eq!(rig.simple(spec::T_IN, 0, writable(DATA + 0x1000, 2048)), (spec::S_OK, 2049));
+    let data = rig.guest(DATA + 0x1000, 2048);
+    assert!(data[0] != 0 && data[512..1536] == [0; 1024] && data[2047] != 0);
+}
+
+#[test]
 fn only_files_that_are_permitted_lie_behind_an_image() {
     let folder = tempfile::tempdir().unwrap();
     let (path, backing) = (folder.path().join("image"), folder.path().join("backing"));
@@ -105,4 +123,57 @@ fn what_is_no_qcow2_image_is_refused_and_so_is_the_ring_by_name() {
     assert!(matches!(error, BlockError::Qcow2(_)), "{error}");
     let options = BlockOptions { engine: EngineChoice::IoUring, ..options() };
     assert!(matches!(Block::new("vda", file, options), Err(BlockError::Qcow2WithoutRing)));
+}
+
+#[test]
+fn headers_that_would_lead_the_library_astray_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    create(&path, None);
+    let good = fs::read(&path).unwrap();
+    let at = |place: usize| usize::try_from(be64(&good, place)).unwrap();
+    let table = at(48);
+    let first = at(table);
+    // Counts of two bytes, of which a block holds half as many as it has bytes, each for a cluster.
+    let cluster = 1 << be32(&good, 20);
+    let far = table + 8 * (good.len() / (cluster * cluster / 2) + 2);
+    let cases: [(&str, usize, &[u8], &str); 5] = [
+        ("the size", 24, &u64::MAX.to_be_bytes(), "larger than any"),
+        ("the bits of a count", 96, &7u32.to_be_bytes(), "1 to 64 bits"),
+        ("the header's own count", first, &[0, 0], "place of the header is free"),
+        (
+            "a block for what isn't there",
+            far,
+            &(good.len() as u64).next_multiple_of(cluster as u64).to_be_bytes(),
+            "behind the end",
+        ),
+        ("the first block", table, &[0; 8], "a block of them is missing"),
+    ];
+    for (what, place, bytes, said) in cases {
+        let mut bad = good.clone();
+        bad[place..place + bytes.len()].copy_from_slice(bytes);
+        bad.resize(bad.len().next_multiple_of(cluster), 0);
+        fs::write(&path, bad).unwrap();
+        let error = Block::new("vda", open(&path), options()).unwrap_err().to_string();
+        assert!(error.contains(said), "{what}: {error}");
+    }
+}
+
+#[test]
+fn counts_of_every_width_are_read() {
+    let block = tempfile::tempfile().unwrap();
+    for order in 0..=6 {
+        let (bits, mut bytes) = (1usize << order, [0xffu8; 8]);
+        if bits < 8 {
+            bytes[0] &= !((1u16 << bits) - 1) as u8
+        } else {
+            bytes[..bits / 8].fill(0)
+        }
+        block.write_all_at(&bytes, 0).unwrap();
+        assert!(!counts_first(&block, 0, order).unwrap(), "{bits} bits");
+        let last = (bits / 8).saturating_sub(1);
+        bytes[last] |= 1;
+        block.write_all_at(&bytes, 0).unwrap();
+        assert!(counts_first(&block, 0, order).unwrap(), "{bits} bits");
+    }
 }

@@ -84,6 +84,9 @@ impl Raw {
 
     /// Makes the file larger.
     pub(super) fn grow(&self, size: u64) -> Result<(), BlockError> {
+        if self.size().is_ok_and(|now| now == size) {
+            return Ok(());
+        }
         if self.is_block_device {
             return Err(BlockError::FixedSize);
         }
@@ -93,6 +96,10 @@ impl Raw {
     /// What direct I/O demands; `None` when the page cache is used.
     pub(super) fn alignment(&self) -> Option<Alignment> {
         self.alignment
+    }
+
+    pub(super) fn is_block_device(&self) -> bool {
+        self.is_block_device
     }
 
     pub(super) fn is_direct(&self) -> bool {

@@ -2,8 +2,8 @@
 
 //! One queue's work: takes what the driver has made available, has it done, and gives it back.
 //!
-//! A turn completes what the kernel has done, takes what is there, tells the driver once of what was completed, and
-//! sleeps until the doorbell rings or the kernel has done more. Requests complete in the order in which they are done,
+//! A turn completes what was under way and is done, takes what is there, tells the driver of what was completed, and
+//! sleeps until the doorbell rings or more is done. Requests complete in the order in which they are done,
 //! not in that of the ring: a slow one holds up nobody, and virtio demands no more of a FLUSH than to cover the writes
 //! that had completed before it was made available (virtio 1.3 §5.2.6.2).
 //!
@@ -70,7 +70,7 @@ pub(super) struct Runner {
     unannounced: u32,
     /// How much of that there may be before it is told.
     announce_at: u32,
-    /// Chains that are known to be there and were not taken.
+    /// Requests that are known to be there and were not begun with.
     more: u16,
 }
 
@@ -105,7 +105,7 @@ impl Runner {
         }
     }
 
-    /// Runs until it is told to stop. Whatever it answers, the kernel has nothing of the queue any more.
+    /// Runs until it is told to stop. Whatever it answers, nothing of the queue is under way any more.
     pub(super) fn run(&mut self) -> Result<(), RunError> {
         let result = self.turn_until_stopped();
         let drained = self.drain(result.is_ok());
@@ -114,9 +114,6 @@ impl Runner {
     }
 
     fn turn_until_stopped(&mut self) -> Result<(), RunError> {
-        while let Some((head, usable)) = self.queue.take_again(&mut self.chain)? {
-            self.begin(head, usable)?;
-        }
         // What `enable_doorbell` said of the turn before.
         let mut promised = false;
         while !self.is_stopped() {
@@ -146,7 +143,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Waits for what the kernel has. With `completes`, what gets done goes back to the driver.
+    /// Waits for what is under way. With `completes`, what gets done goes back to the driver.
     fn drain(&mut self, completes: bool) -> Result<(), RunError> {
         self.stop.store(true, Ordering::Release);
         if self.engine.under_way() > 0 {
@@ -174,22 +171,23 @@ impl Runner {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Takes up to `available` chains. When the rate limits let no more in, gives the time after which they do.
+    /// Takes up to `available` chains, behind those that were in flight when the queue was stopped: a pause gets nobody
+    /// around the limits. When the rate limits let no more in, gives the time after which they do.
     fn take(&mut self, available: u16) -> Result<Option<Duration>, RunError> {
         let (least, most) = ANNOUNCE_REQUESTS;
         // A driver that can only run when we sleep gains nothing by being told earlier.
         self.announce_at =
             if self.image.has_one_processor { u32::MAX } else { (available / 2).clamp(least, most).into() };
-        self.more = available;
-        while let Some(more) = self.more.checked_sub(1) {
-            self.more = more;
+        self.more = available.saturating_add(self.queue.to_take_again());
+        while self.more > 0 {
             if self.is_stopped() {
                 break;
             }
             if let Some(wait) = self.limit() {
                 return Ok(Some(wait));
             }
-            let Some((head, usable)) = self.queue.pop(&mut self.chain)? else { break };
+            let Some((head, usable)) = self.queue.take(&mut self.chain)? else { break };
+            self.more = self.more.saturating_sub(1);
             self.begin(head, usable)?;
         }
         Ok(None)
@@ -233,7 +231,7 @@ impl Runner {
                 .engine
                 .transfer(head)
                 .map(|transfer| transfer.load(self.queue.mem(), data, self.image.backend.alignment()));
-            // Its segments were in RAM when the chain was read, and the kernel has nothing of a head not in flight.
+            // Its segments were in RAM when the chain was read, and nothing is under way of a head not in flight.
             if !matches!(loaded, Some(Ok(()))) {
                 request.fail(spec::S_IOERR);
             }
@@ -241,7 +239,7 @@ impl Runner {
         self.advance(head)
     }
 
-    /// Goes on with a request until it is done, or the kernel has it, or the queue is to stop.
+    /// Goes on with a request until it is done or under way, or the queue is to stop.
     fn advance(&mut self, head: u16) -> Result<(), RunError> {
         loop {
             let Some(request) = self.requests.get(usize::from(head)) else { return Ok(()) };
@@ -280,11 +278,14 @@ impl Runner {
             Some(Step::Write { .. }) => self.durable,
             _ => false,
         };
-        // A write that finds no room has written nothing: file systems see to the room before they take the data.
-        let is_write = matches!(step, Some(Step::Write { .. }));
+        // A write to a file that finds no room has written nothing: local file systems see to the room before they take the
+        // data. A device that has none tells of it when somebody's data is on its way to it.
+        let is_file = self.image.backend.raw().is_none_or(|raw| !raw.is_block_device());
+        let is_write = is_file && matches!(step, Some(Step::Write { .. }));
         let harmless = |error: &&io::Error| match error.raw_os_error() {
             Some(libc::EINTR | libc::ECANCELED) => true,
-            Some(libc::ENOSPC | libc::EDQUOT) => is_write,
+            // Nor has one that direct I/O refuses for how it is aligned.
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EINVAL) => is_write,
             _ => error.get_ref().is_some_and(|error| error.is::<Unwritten>()),
         };
         if let Some(error) = error.filter(|error| promised && !harmless(error)) {
@@ -347,14 +348,17 @@ impl Runner {
             return Ok(());
         }
         self.resumed = resumed;
-        for head in std::mem::take(&mut self.held) {
+        let held = std::mem::take(&mut self.held);
+        self.more = u16::try_from(held.len()).unwrap_or(u16::MAX);
+        for head in held {
+            self.more = self.more.saturating_sub(1);
             self.image.count_held(0, 1);
             self.advance(head)?;
         }
         Ok(())
     }
 
-    /// Goes on with what the kernel has done.
+    /// Goes on with what was under way and is done.
     fn complete_done(&mut self) -> Result<(), RunError> {
         while let Some(done) = self.engine.next()? {
             let Some(request) = self.requests.get(usize::from(done.slot)) else { continue };

@@ -80,24 +80,21 @@ impl Worker {
     }
 }
 
+/// Says once for all disks, and seldom again, what automatic ones do without.
+pub(super) fn warn_of_no_ring(disk: &str, error: &io::Error) {
+    static MISSING: Throttle = Throttle::new();
+    if let Some(times) = MISSING.hit() {
+        tracing::warn!(disk, times, "io_uring can't be used, so threads wait for the disk: {error}");
+    }
+}
+
 /// The ring of an engine that has one.
 fn setup(image: &Image, slots: u16) -> io::Result<Option<Setup>> {
-    static MISSING: Throttle = Throttle::new();
     match (image.options.engine, Setup::new) {
         (EngineChoice::Sync, _) => Ok(None),
         (EngineChoice::IoUring, new) => new(slots).map(Some),
         // It was there when the disk was opened, so this is a limit that was reached since.
-        (EngineChoice::Automatic, new) => Ok(new(slots)
-            .inspect_err(|error| {
-                if let Some(times) = MISSING.hit() {
-                    tracing::warn!(
-                        disk = image.name,
-                        times,
-                        "io_uring can't be used, so threads wait for the disk: {error}"
-                    );
-                }
-            })
-            .ok()),
+        (EngineChoice::Automatic, new) => Ok(new(slots).inspect_err(|error| warn_of_no_ring(&image.name, error)).ok()),
     }
 }
 

@@ -3,6 +3,7 @@
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::rig::{DATA, ENGINES, HEADER, Rig, STATUS, options};
+use super::super::spec;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mock::{MockDriver, readable, writable};
 use crate::virtio::queue::QueueState;
@@ -29,6 +30,27 @@ fn a_doorbell_gets_an_answer_and_an_interrupt() {
             assert_eq!(rig.read().1, 513);
         }
         assert_eq!(rig.mem.read_obj::<u8>(GuestAddress(DATA)).unwrap(), 1);
+    }
+}
+
+#[test]
+fn the_driver_is_told_of_half_of_what_was_there_or_of_all_where_it_can_not_run_meanwhile() {
+    for (has_one_processor, told) in [(true, 1), (false, 2)] {
+        for engine in ENGINES {
+            let mut rig = Rig::new(options(engine));
+            rig.block.set_one_processor(has_one_processor);
+            rig.driver = MockDriver::new(&rig.mem, 0x1000, 256);
+            rig.write_header(spec::T_GET_ID, 0);
+            for _ in 0..64 {
+                rig.driver.submit(&[readable(HEADER, 16), writable(DATA, 20), writable(STATUS, 1)]);
+            }
+            rig.start(QueueState::default());
+            while rig.driver.used_index() < 64 {
+                std::thread::yield_now();
+            }
+            rig.block.stop_queue(0).unwrap();
+            assert_eq!(rig.interrupts.used.read().unwrap(), told, "{engine:?}");
+        }
     }
 }
 

@@ -10,11 +10,12 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::super::device::{QueueResources, VirtioDevice};
+use super::super::device::{QueueResources, StartError, VirtioDevice};
 use super::super::notifier::{DeviceInterrupt, Notifier};
-use super::super::queue::{Queue, QueueConfig, QueueState};
+use super::super::queue::{Queue, QueueConfig, QueueError, QueueState};
 use super::super::{features, status};
 use crate::GuestRam;
 use crate::throttle::Throttle;
@@ -36,18 +37,32 @@ struct Slot {
     /// Where a stopped queue goes on; `None`: that is lost, with what ran it.
     state: Option<QueueState>,
     running: bool,
+    /// The host wants this one to stand still.
+    stopped: bool,
     doorbell: EventFd,
 }
 
 impl Slot {
     /// What the device needs to run the queue, if it can be run.
-    fn resources(&self, features: u64, mem: &GuestRam, notifier: &Arc<Notifier>) -> Result<QueueResources, String> {
-        let state = self.state.clone().ok_or("what ran it has failed, and where it stood is lost")?;
-        let queue = Queue::new(self.config, self.max_size, features, state, mem.clone());
-        let queue = queue.map_err(|error| error.to_string())?;
-        let doorbell = self.doorbell.try_clone().map_err(|error| error.to_string())?;
+    fn resources(&self, features: u64, mem: &GuestRam, notifier: &Arc<Notifier>) -> Result<QueueResources, NoStart> {
+        let state = self.state.clone().ok_or(NoStart::Lost)?;
+        let queue = Queue::new(self.config, self.max_size, features, state, mem.clone())?;
+        let doorbell = self.doorbell.try_clone().map_err(NoStart::Doorbell)?;
         Ok(QueueResources { queue, doorbell, notifier: notifier.clone() })
     }
+}
+
+/// Why a queue that the driver has set up doesn't run.
+#[derive(Debug, Error)]
+enum NoStart {
+    #[error("what ran it has failed, and where it stood is lost")]
+    Lost,
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("its doorbell can't be had: {0}")]
+    Doorbell(#[source] io::Error),
+    #[error(transparent)]
+    Device(#[from] StartError),
 }
 
 /// A device and the state that its driver sees.
@@ -89,7 +104,7 @@ impl Core {
                 let doorbell = EventFd::new(libc::EFD_CLOEXEC)?;
                 let config = QueueConfig { size: max_size, ..QueueConfig::default() };
                 let state = Some(QueueState::default());
-                Ok(Slot { max_size, config, ready: false, state, running: false, doorbell })
+                Ok(Slot { max_size, config, ready: false, state, running: false, stopped: false, doorbell })
             })
             .collect::<Result<_, io::Error>>()?;
         let notifier = Arc::new(Notifier::new(interrupt));
@@ -245,14 +260,15 @@ impl Core {
         self.illegal.times()
     }
 
-    /// Stops all queues, and gives the state of each that the driver has set up. When it returns, the device touches no
-    /// guest memory any more, nor will it before [`Self::resume`], whatever the driver does.
-    pub fn stop(&mut self) -> Vec<(u16, QueueState)> {
+    /// Stops all queues, and gives the state of each that the driver has set up; `None` is one that is lost with what ran
+    /// it. When it returns, the device touches no guest memory any more, nor will it before [`Self::resume`], whatever the
+    /// driver does.
+    pub fn stop(&mut self) -> Vec<(u16, Option<QueueState>)> {
         self.paused = true;
         self.stop_queues();
         let set_up = self.status & status::DRIVER_OK != 0;
         let slots = (0..).zip(&self.slots).filter(|(_, slot)| set_up && slot.ready);
-        slots.filter_map(|(index, slot)| Some((index, slot.state.clone()?))).collect()
+        slots.map(|(index, slot)| (index, slot.state.clone())).collect()
     }
 
     /// Goes on where [`Self::stop`] has stopped.
@@ -275,33 +291,44 @@ impl Core {
     }
 
     /// Stops one queue, and gives its state, from which [`Self::start_queue`] goes on; `None`: there is no such queue, or its
-    /// state is lost. When it returns, nothing touches the queue or the buffers in it any more.
+    /// state is lost. When it returns, nothing touches the queue or the buffers in it before that, whatever the driver
+    /// does.
     pub fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
-        let slot = self.slots.get_mut(usize::from(index))?;
-        if std::mem::take(&mut slot.running) {
-            slot.state = self.device.stop_queue(index);
-        }
-        slot.state.clone()
+        self.slots.get_mut(usize::from(index))?.stopped = true;
+        self.halt(index);
+        self.slots.get(usize::from(index))?.state.clone()
     }
 
-    /// Starts one queue where it stands, if the driver has set it up and neither the host nor the guest has the device
-    /// stopped. One that can't be started
-    /// asks for a reset.
+    /// Lets one queue go on that was stopped by itself, as soon as the driver has set it up and neither the host nor the
+    /// guest has the device stopped.
     pub fn start_queue(&mut self, index: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(index)) {
+            slot.stopped = false;
+        }
+        self.launch(index);
+    }
+
+    fn halt(&mut self, index: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(index))
+            && std::mem::take(&mut slot.running)
+        {
+            slot.state = self.device.stop_queue(index);
+        }
+    }
+
+    /// Starts a queue where it stands, if it may run. One that can't be started asks for a reset.
+    fn launch(&mut self, index: u16) {
         let may_run = self.status & status::DRIVER_OK != 0 && !self.paused && self.bus_master;
-        let Some(slot) = self.slots.get_mut(usize::from(index)).filter(|slot| may_run && slot.ready && !slot.running)
-        else {
-            return;
-        };
+        let slot = self.slots.get_mut(usize::from(index));
+        let Some(slot) = slot.filter(|slot| may_run && slot.ready && !slot.running && !slot.stopped) else { return };
         // On the thread of the vCPU whose guest wants it so, for a bounded time; others of its vCPUs may wait with it.
         if let Some(wait) = self.starts.wait(Instant::now()) {
             std::thread::sleep(wait.min(LONGEST_WAIT));
         }
         self.starts.take(1, Instant::now());
         let resources = slot.resources(self.driver_features, &self.mem, &self.notifier);
-        let started = resources.and_then(|resources| {
-            self.device.start_queue(index, resources, self.driver_features).map_err(|error| error.to_string())
-        });
+        let started =
+            resources.and_then(|resources| Ok(self.device.start_queue(index, resources, self.driver_features)?));
         slot.running = started.is_ok();
         if let Err(error) = started {
             if let Some(times) = self.illegal.hit() {
@@ -313,7 +340,7 @@ impl Core {
 
     fn start_queues(&mut self) {
         for index in self.indices() {
-            self.start_queue(index);
+            self.launch(index);
         }
     }
 
@@ -324,7 +351,7 @@ impl Core {
             }
         }
         for index in self.indices() {
-            self.stop_queue(index);
+            self.halt(index);
         }
     }
 
@@ -365,7 +392,7 @@ impl Core {
         } = self;
         device.reset();
         notifier.clear_needs_reset();
-        for Slot { max_size, config, ready, state, running: _, doorbell: _ } in slots {
+        for Slot { max_size, config, ready, state, running: _, stopped: _, doorbell: _ } in slots {
             *config = QueueConfig { size: *max_size, ..QueueConfig::default() };
             *ready = false;
             *state = Some(QueueState::default());

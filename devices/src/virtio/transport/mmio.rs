@@ -166,7 +166,7 @@ impl MmioTransport {
 }
 
 impl Transport for MmioTransport {
-    fn stop(&self) -> Vec<(u16, QueueState)> {
+    fn stop(&self) -> Vec<(u16, Option<QueueState>)> {
         self.lock().core.stop()
     }
 

@@ -49,8 +49,10 @@ impl Interrupt {
 
     /// The driver reads InterruptStatus.
     pub(super) fn status(&self) -> u32 {
+        // Looked at before the event: another vCPU may be told of more just now.
+        let told = self.told.load(Ordering::Acquire);
         if self.event.read().is_ok() {
-            self.acknowledged.store(self.told.load(Ordering::Acquire), Ordering::Release);
+            self.acknowledged.store(told, Ordering::Release);
         }
         let used = self.used.load(Ordering::Acquire);
         self.told.store(used, Ordering::Release);

@@ -38,7 +38,7 @@ pub trait DoorbellBinder: Debug + Send + Sync {
 pub trait Transport: Debug + Send + Sync {
     /// Stops all queues, and gives the state of each that the driver has set up, by its index. When it returns, the device
     /// touches no guest memory any more, nor will it before [`Self::resume`], whatever the driver does.
-    fn stop(&self) -> Vec<(u16, QueueState)>;
+    fn stop(&self) -> Vec<(u16, Option<QueueState>)>;
 
     /// Goes on where [`Self::stop`] has stopped.
     fn resume(&self);

@@ -170,7 +170,7 @@ impl PciTransport {
 }
 
 impl Transport for PciTransport {
-    fn stop(&self) -> Vec<(u16, QueueState)> {
+    fn stop(&self) -> Vec<(u16, Option<QueueState>)> {
         self.lock().core.stop()
     }
 
