@@ -132,16 +132,20 @@ impl Transfer {
         let at = libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let fd = file.as_raw_fd();
         let Some(piece) = self.next_piece(direction) else { return Ok(0) };
-        let count = libc::c_int::try_from(piece.count).unwrap_or(libc::c_int::MAX);
+        // Each argument as wide as a register.
+        let [fd, count] = [libc::c_long::from(fd), libc::c_long::from(piece.count)];
+        let [no_offset, flags] = [0, libc::c_long::from(flags)];
+        let call = match direction {
+            Direction::Read => libc::SYS_preadv2,
+            Direction::Write => libc::SYS_pwritev2,
+        };
         loop {
-            let moved = match direction {
-                // SAFETY: `piece` is `count` iovecs of this transfer, which is borrowed until the call returns. Each is a
-                // slice of guest memory that whoever loaded it keeps mapped, or our own buffer; guest memory is never
-                // seen as a reference, so bytes that change below the call do no harm. The file is open.
-                Direction::Read => unsafe { libc::preadv2(fd, piece.iovecs, count, at, flags) },
-                // SAFETY: as above.
-                Direction::Write => unsafe { libc::pwritev2(fd, piece.iovecs, count, at, flags) },
-            };
+            // Not by the functions of libc, which make a point of it where a thread may be cancelled: nobody cancels ours.
+            // The second half of the offset is for processors of 32 bits.
+            // SAFETY: `piece` is so many iovecs of this transfer, which is borrowed until the call returns. Each is a slice of
+            // guest memory that whoever loaded it keeps mapped, or our own buffer; guest memory is never seen as a
+            // reference, so bytes that change below the call do no harm. The file is open.
+            let moved = unsafe { libc::syscall(call, fd, piece.iovecs, count, at, no_offset, flags) };
             let result = usize::try_from(moved).map_err(|_| io::Error::last_os_error());
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -171,6 +175,11 @@ impl Transfer {
             return self.next_bounced_piece(direction);
         }
         let rest = self.iovecs.get_mut(self.first..).unwrap_or_default();
+        if let [only] = rest
+            && only.iov_len <= PIECE
+        {
+            return Some(Piece { iovecs: &raw const *only, count: 1, first: *only });
+        }
         let mut bytes = 0usize;
         let fits = |iovec: &&libc::iovec| {
             let sum = bytes.saturating_add(iovec.iov_len);
@@ -221,6 +230,13 @@ impl Transfer {
 
     /// Drops `bytes` from the front.
     fn advance(&mut self, mut bytes: usize) {
+        if let [only] = self.iovecs.get(self.first..).unwrap_or_default()
+            && only.iov_len == bytes
+        {
+            self.iovecs.clear();
+            self.first = 0;
+            return;
+        }
         while let Some(iovec) = self.iovecs.get_mut(self.first) {
             if let Some(left) = iovec.iov_len.checked_sub(bytes).filter(|left| *left > 0) {
                 iovec.iov_base = iovec.iov_base.wrapping_byte_add(bytes);

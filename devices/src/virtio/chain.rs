@@ -217,8 +217,7 @@ impl Chain {
         if segment.len == 0 {
             return Ok(());
         }
-        let in_ram = usize::try_from(segment.len).is_ok_and(|len| is_in_ram(mem, segment.address, len));
-        if !in_ram {
+        if !is_in_ram(mem, segment.address, segment.len) {
             return Err(ChainError::NotInRam { address: segment.address.raw_value(), len: segment.len });
         }
         self.segments.push(segment);
@@ -230,8 +229,8 @@ impl Chain {
 }
 
 /// Whether all of a range is RAM. Most ranges lie in one region, which is quickly found.
-fn is_in_ram(mem: &GuestRam, address: GuestAddress, len: usize) -> bool {
-    ram::slice(mem, address, len).is_some() || mem.check_range(address, len)
+fn is_in_ram(mem: &GuestRam, address: GuestAddress, len: u32) -> bool {
+    ram::holds(mem, address, len.into()) || usize::try_from(len).is_ok_and(|len| mem.check_range(address, len))
 }
 
 /// The table that a descriptor refers to: in one region of RAM, as regions never touch each other.
