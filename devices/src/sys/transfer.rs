@@ -130,22 +130,9 @@ impl Transfer {
         flags: libc::c_int,
     ) -> io::Result<u32> {
         let at = libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        let fd = file.as_raw_fd();
         let Some(piece) = self.next_piece(direction) else { return Ok(0) };
-        // Each argument as wide as a register.
-        let [fd, count] = [libc::c_long::from(fd), libc::c_long::from(piece.count)];
-        let [no_offset, flags] = [0, libc::c_long::from(flags)];
-        let call = match direction {
-            Direction::Read => libc::SYS_preadv2,
-            Direction::Write => libc::SYS_pwritev2,
-        };
         loop {
-            // Not by the functions of libc, which make a point of it where a thread may be cancelled: nobody cancels ours.
-            // The second half of the offset is for processors of 32 bits.
-            // SAFETY: `piece` is so many iovecs of this transfer, which is borrowed until the call returns. Each is a slice of
-            // guest memory that whoever loaded it keeps mapped, or our own buffer; guest memory is never seen as a
-            // reference, so bytes that change below the call do no harm. The file is open.
-            let moved = unsafe { libc::syscall(call, fd, piece.iovecs, count, at, no_offset, flags) };
+            let moved = call(direction, file, &piece, at, flags);
             let result = usize::try_from(moved).map_err(|_| io::Error::last_os_error());
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -247,6 +234,33 @@ impl Transfer {
             self.first = self.first.saturating_add(1);
         }
     }
+}
+
+/// Has the kernel move a piece from or to `at`. Not by the functions of libc, which make a point of it where a thread may be
+/// cancelled: nobody cancels ours.
+fn call(direction: Direction, file: &File, piece: &Piece, at: libc::off_t, flags: libc::c_int) -> libc::c_long {
+    // Each argument is as wide as a register.
+    let [fd, count, flags] = [i64::from(file.as_raw_fd()), i64::from(piece.count), i64::from(flags)];
+    // One buffer needs no list, unless there are flags.
+    if let (1, 0) = (count, flags) {
+        let call = match direction {
+            Direction::Read => libc::SYS_pread64,
+            Direction::Write => libc::SYS_pwrite64,
+        };
+        let libc::iovec { iov_base, iov_len } = piece.first;
+        // SAFETY: the piece is borrowed until the call returns from its transfer, which was loaded by somebody who keeps guest
+        // memory mapped, or from a buffer of the transfer's own. Guest memory is never seen as a reference, so bytes that
+        // change below the call do no harm. The file is open.
+        return unsafe { libc::syscall(call, fd, iov_base, iov_len, at) };
+    }
+    let call = match direction {
+        Direction::Read => libc::SYS_preadv2,
+        Direction::Write => libc::SYS_pwritev2,
+    };
+    // The second half of the offset is for processors of 32 bits.
+    let no_offset: libc::c_long = 0;
+    // SAFETY: as above; the iovecs belong to the transfer too.
+    unsafe { libc::syscall(call, fd, piece.iovecs, count, at, no_offset, flags) }
 }
 
 /// Copies between a buffer of ours and as many of the guest's as it fills.
