@@ -434,10 +434,10 @@ impl Seat {
         let look = || {
             let [times, status] = ["schedstat", "status"].map(|file| fs::read_to_string(task.join(file)).unwrap());
             let line = |key: &str| status.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
-            (times, line("voluntary_ctxt_switches"), line("State").contains('S'))
+            (times, line("voluntary_ctxt_switches"), line("State").contains("(sleeping)"))
         };
         let (mut before, mut same) = (look(), 0);
-        while same < 50 {
+        while same < 3 {
             thread::yield_now();
             let now = look();
             same = if now == before && now.2 { same + 1 } else { 0 };

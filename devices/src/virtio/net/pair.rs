@@ -54,7 +54,7 @@ impl<Q> Served<Q> {
     }
 
     fn must_run(&mut self) -> bool {
-        !self.has_failed && std::mem::take(&mut self.is_due)
+        std::mem::take(&mut self.is_due) && !self.has_failed
     }
 
     /// Takes in how a turn ended.
