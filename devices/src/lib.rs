@@ -26,6 +26,7 @@ pub mod i8042;
 pub mod interrupt;
 pub mod pci;
 pub mod power;
+mod processors;
 mod ram;
 pub mod rtc;
 pub mod serial;

@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::Backend;
 use super::options::{BlockOptions, MAX_QUEUE_SIZE, MAX_QUEUES, Topology};
+use crate::processors;
 use crate::throttle::Throttle;
 use crate::virtio::notifier::Notifier;
 
@@ -144,7 +145,7 @@ impl Image {
             options,
             topology,
             discards,
-            has_one_processor: rustix::thread::sched_getaffinity(None).is_ok_and(|set| set.count() == 1),
+            has_one_processor: processors::is_one(),
             pool_threads: AtomicUsize::new(0),
             sectors: AtomicU64::new(sectors),
             resizing: Mutex::new(()),
