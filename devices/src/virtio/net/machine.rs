@@ -487,8 +487,17 @@ impl Machine {
 
     /// A machine whose card has so many queue pairs.
     pub(super) fn with_pairs((bus, kind): (Bus, Kind), options: NetOptions, pairs: usize) -> Self {
-        let (peers, backends) = (0..pairs).map(|_| Peer::pair(kind)).unzip();
-        let (peer, backend) = Peer::pair(kind);
+        Self::on(bus, options, (0..pairs).map(|_| Peer::pair(kind)).collect(), Peer::pair(kind))
+    }
+
+    /// A machine whose cards have these backends.
+    pub(super) fn on(
+        bus: Bus,
+        options: NetOptions,
+        pairs: Vec<(Peer, Backend)>,
+        (peer, backend): (Peer, Backend),
+    ) -> Self {
+        let (peers, backends) = pairs.into_iter().unzip();
         let cards = [(options, peers, backends), (self::options(), vec![peer], vec![backend])];
         let mem = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20), (GuestAddress(2 << 20), 2 << 20)]).unwrap();
         let mut host = match bus {
