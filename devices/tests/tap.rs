@@ -11,6 +11,7 @@ use devices::virtio::VirtioDevice;
 use devices::virtio::net::{Backend, MacAddress, Net, NetError, NetOptions};
 
 #[path = "skip/mod.rs"]
+#[expect(dead_code, reason = "other tests want the places for files too")]
 mod skip;
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
