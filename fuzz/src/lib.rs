@@ -12,6 +12,7 @@ pub mod cmdline;
 pub mod kernel;
 pub mod legacy;
 pub mod virtio_blk;
+pub mod virtio_net;
 pub mod virtio_pci;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ const TARGETS: &[Target] = &[
     ("kernel", crate::kernel::run, 2_000),
     ("legacy", crate::legacy::run, 5_000),
     ("virtio_blk", crate::virtio_blk::run, 2_000),
+    ("virtio_net", crate::virtio_net::run, 1_000),
     ("virtio_pci", crate::virtio_pci::run, 2_000),
 ];
 

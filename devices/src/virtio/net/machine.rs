@@ -393,8 +393,9 @@ impl Seat {
         frame: &[u8],
     ) -> Option<([u8; 12], Vec<u8>)> {
         self.put(HEADER, &header);
-        let head = self.offer(drivers, frame);
+        // A thread that is awake needs no doorbell.
         let before = self.counters(1).frames;
+        let head = self.offer(drivers, frame);
         assert_eq!(self.serve(1, drivers.tx()), Some((head.into(), 0)));
         if self.counters(1).frames == before {
             assert!(self.peers[0].is_silent());
@@ -487,8 +488,17 @@ impl Machine {
 
     /// A machine whose card has so many queue pairs.
     pub(super) fn with_pairs((bus, kind): (Bus, Kind), options: NetOptions, pairs: usize) -> Self {
-        let (peers, backends) = (0..pairs).map(|_| Peer::pair(kind)).unzip();
-        let (peer, backend) = Peer::pair(kind);
+        Self::on(bus, options, (0..pairs).map(|_| Peer::pair(kind)).collect(), Peer::pair(kind))
+    }
+
+    /// A machine whose cards have these backends.
+    pub(super) fn on(
+        bus: Bus,
+        options: NetOptions,
+        pairs: Vec<(Peer, Backend)>,
+        (peer, backend): (Peer, Backend),
+    ) -> Self {
+        let (peers, backends) = pairs.into_iter().unzip();
         let cards = [(options, peers, backends), (self::options(), vec![peer], vec![backend])];
         let mem = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20), (GuestAddress(2 << 20), 2 << 20)]).unwrap();
         let mut host = match bus {

@@ -10,6 +10,8 @@
 mod antispoof;
 mod card;
 mod control;
+#[cfg(test)]
+mod control_tests;
 mod counters;
 mod device;
 mod header;

@@ -178,8 +178,8 @@ impl Port {
         card.set_gone(pair, true);
     }
 
-    /// Does what is to be done with the backend before frames: takes it into use or out of it, and tries to get it back if
-    /// it is gone.
+    /// Does what is to be done with the backend before frames: takes it into use or out of it, tries to get it back if it is
+    /// gone, and sends what was kept.
     pub(super) fn maintain(&mut self, card: &Card, pair: u16, now: Instant) {
         match &mut self.kind {
             Kind::Tap(tap) => {
@@ -196,6 +196,12 @@ impl Port {
                     }
                     (self.readable, self.writable) = (true, true);
                     card.set_gone(pair, false);
+                }
+                if self.writable && stream.has_rest() {
+                    match stream.send_rest() {
+                        Sent::Gone(loss) => self.lose(&loss, card, pair, now),
+                        sent => self.writable = matches!(sent, Sent::Done),
+                    }
                 }
             }
         }
@@ -231,7 +237,7 @@ impl Port {
     pub(super) fn watch(&self, readable: bool, writable: bool) -> Watch<'_> {
         match &self.kind {
             Kind::Tap(tap) => tap.watch(readable, writable),
-            Kind::Stream(stream) => stream.watch(readable, writable),
+            Kind::Stream(stream) => stream.watch(readable, writable || stream.has_rest()),
         }
     }
 }

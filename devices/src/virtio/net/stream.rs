@@ -58,13 +58,11 @@ impl Stream {
     }
 
     pub(super) fn send(&mut self, frame: Outgoing<'_>) -> Sent {
-        let Some(socket) = &self.socket else { return Sent::Gone(Loss::Closed) };
-        while !self.rest.is_empty() {
-            match frame::send_bytes(socket, &self.rest) {
-                Ok(sent) => drop(self.rest.drain(..sent.min(self.rest.len()))),
-                Err(error) => return unsent(error),
-            }
+        match self.send_rest() {
+            Sent::Done => {}
+            sent => return sent,
         }
+        let Some(socket) = &self.socket else { return Sent::Gone(Loss::Closed) };
         let Outgoing { header: _, prefix, buffers, len, sent } = frame;
         let length = length_of(len);
         // Ends: each turn sends some of it.
@@ -72,6 +70,24 @@ impl Stream {
             match buffers.send(socket, Peer::Socket, [&length, prefix], prefix.len(), *sent) {
                 Ok(0) => return Sent::Blocked,
                 Ok(more) => *sent = sent.saturating_add(more),
+                Err(error) => return unsent(error),
+            }
+        }
+        Sent::Done
+    }
+
+    /// Whether there is something that was kept.
+    pub(super) fn has_rest(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    /// Sends what was kept.
+    pub(super) fn send_rest(&mut self) -> Sent {
+        let Some(socket) = &self.socket else { return Sent::Gone(Loss::Closed) };
+        while !self.rest.is_empty() {
+            match frame::send_bytes(socket, &self.rest) {
+                Ok(0) => return Sent::Blocked,
+                Ok(sent) => drop(self.rest.drain(..sent.min(self.rest.len()))),
                 Err(error) => return unsent(error),
             }
         }
