@@ -16,4 +16,5 @@ pub(crate) mod doorbell;
 pub(crate) mod pipe;
 pub(crate) mod processors;
 pub(crate) mod ring;
+pub(crate) mod tap;
 pub(crate) mod transfer;

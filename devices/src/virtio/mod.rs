@@ -7,6 +7,7 @@ pub mod chain;
 pub mod device;
 #[cfg(any(test, feature = "mock-driver"))]
 pub mod mock;
+pub mod net;
 pub mod notifier;
 pub mod queue;
 mod split;
