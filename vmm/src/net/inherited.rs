@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Taps and macvtaps that this process was started with.
+
+use std::fs::File;
+
+use devices::virtio::net::Backend;
+
+use super::sys;
+use super::tap::{IFF_TAP, IFF_VNET_HDR};
+
+/// Takes a descriptor for each queue pair. The numbers themselves stay open, and are whoever's they were.
+pub(super) fn open(numbers: &[i32]) -> Result<Vec<Backend>, String> {
+    numbers.iter().map(|number| open_one(*number)).collect()
+}
+
+fn open_one(number: i32) -> Result<Backend, String> {
+    let file = match sys::duplicate(number) {
+        Ok(fd) => File::from(fd),
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
+            return Err(format!("descriptor {number} is not open: let whoever starts this program open a tap there"));
+        }
+        Err(error) => return Err(format!("descriptor {number} can't be used: {error}")),
+    };
+    let flags = sys::tap_flags(&file).map_err(|error| match error.raw_os_error() {
+        // What /dev/net/tun says of itself before it is a tap's.
+        Some(libc::EBADFD) => format!("descriptor {number} is /dev/net/tun, but no interface's yet (TUNSETIFF)"),
+        _ => format!("descriptor {number} is something else than a tap"),
+    })?;
+    if flags & IFF_TAP == 0 {
+        return Err(format!("descriptor {number} was made without IFF_TAP, so it is a tun"));
+    }
+    sys::never_wait(&file).map_err(|error| format!("descriptor {number} can't be used: {error}"))?;
+    Ok(Backend::Tap { file, vnet_header: flags & IFF_VNET_HDR != 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn what_is_closed_or_no_tap_is_named() {
+        let error = open(&[1 << 20]).unwrap_err();
+        assert!(error.starts_with("descriptor 1048576 is not open: "), "{error}");
+        let null = File::open("/dev/null").unwrap();
+        let number = null.as_raw_fd();
+        assert_eq!(open(&[number]).unwrap_err(), format!("descriptor {number} is something else than a tap"));
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let number = socket.as_raw_fd();
+        assert_eq!(open(&[number]).unwrap_err(), format!("descriptor {number} is something else than a tap"));
+    }
+}
