@@ -9,6 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -77,7 +78,7 @@ fn mount_the_rest() -> Result<(), String> {
     kinds.iter().try_for_each(|(kind, place)| system::mount(kind, place))
 }
 
-/// What udev would have made.
+/// What udev would have done.
 fn make_links() {
     for (link, target) in [
         ("fd", "/proc/self/fd"),
@@ -87,6 +88,14 @@ fn make_links() {
     ] {
         if let Err(error) = std::os::unix::fs::symlink(target, Path::new("/dev").join(link)) {
             crate::complain(format_args!("can't make /dev/{link}: {error}"));
+        }
+    }
+    // Its rules let everybody use these.
+    for device in
+        ["/dev/kvm", "/dev/net/tun", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/fuse"]
+    {
+        if let Err(error) = std::fs::set_permissions(device, PermissionsExt::from_mode(0o666)) {
+            crate::complain(format_args!("can't give everybody access to {device}: {error}"));
         }
     }
 }
