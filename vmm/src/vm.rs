@@ -58,6 +58,7 @@ impl Vm {
     /// changed then, and none is left behind.
     pub fn build(config: &Config, console: Option<Console>) -> Result<Self, BuildError> {
         check_sharing(config)?;
+        let inherited = net::inherit(config)?;
         let mut disks = Disks::new(config)?;
         // Files first: most mistakes are there, and none of this costs anything.
         let open_kernel = storage::open_readable("kernel", &config.kernel)?;
@@ -67,7 +68,7 @@ impl Vm {
             .all_disks()
             .map(|(what, disk)| Ok((what, disk, storage::open_disk(what, disk)?)))
             .collect::<Result<Vec<_>, BuildError>>()?;
-        let networks = net::open(config)?;
+        let networks = net::open(config, inherited)?;
 
         let kvm = kvm::open()?;
         let max = kvm::max_vcpus(&kvm);

@@ -9,6 +9,8 @@ use devices::virtio::net::Backend;
 use super::sys;
 use super::tap::{IFF_TAP, IFF_VNET_HDR};
 
+const CURE: &str = "let whoever starts this program open one there";
+
 /// Takes a descriptor for each queue pair. The numbers themselves stay open, and are whoever's they were.
 pub(super) fn open(numbers: &[i32]) -> Result<Vec<Backend>, String> {
     numbers.iter().map(|number| open_one(*number)).collect()
@@ -18,14 +20,14 @@ fn open_one(number: i32) -> Result<Backend, String> {
     let file = match sys::duplicate(number) {
         Ok(fd) => File::from(fd),
         Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
-            return Err(format!("descriptor {number} is not open: let whoever starts this program open a tap there"));
+            return Err(format!("descriptor {number} is not open: {CURE}"));
         }
         Err(error) => return Err(format!("descriptor {number} can't be used: {error}")),
     };
     let flags = sys::tap_flags(&file).map_err(|error| match error.raw_os_error() {
         // What /dev/net/tun says of itself before it is a tap's.
         Some(libc::EBADFD) => format!("descriptor {number} is /dev/net/tun, but no interface's yet (TUNSETIFF)"),
-        _ => format!("descriptor {number} is something else than a tap"),
+        _ => format!("descriptor {number} is no tap: {CURE}"),
     })?;
     if flags & IFF_TAP == 0 {
         return Err(format!("descriptor {number} was made without IFF_TAP, so it is a tun"));
@@ -46,9 +48,9 @@ mod tests {
         assert!(error.starts_with("descriptor 1048576 is not open: "), "{error}");
         let null = File::open("/dev/null").unwrap();
         let number = null.as_raw_fd();
-        assert_eq!(open(&[number]).unwrap_err(), format!("descriptor {number} is something else than a tap"));
+        assert_eq!(open(&[number]).unwrap_err(), format!("descriptor {number} is no tap: {CURE}"));
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let number = socket.as_raw_fd();
-        assert_eq!(open(&[number]).unwrap_err(), format!("descriptor {number} is something else than a tap"));
+        assert_eq!(open(&[number]).unwrap_err(), format!("descriptor {number} is no tap: {CURE}"));
     }
 }

@@ -3,6 +3,7 @@
 //! Opening what a network card is connected to: with an answer to each way in which that fails.
 
 mod inherited;
+mod link;
 mod passt;
 mod ports;
 mod sys;
@@ -25,19 +26,23 @@ pub(crate) struct Opened {
     pub(crate) passts: Vec<Passt>,
 }
 
-/// Opens what all cards are connected to.
-pub(crate) fn open(config: &Config) -> Result<Opened, BuildError> {
+/// For each card, what this process was started with for it. To be called before anything is opened, which might get one of
+/// their numbers, if they aren't open.
+pub(crate) fn inherit(config: &Config) -> Result<Vec<Option<Vec<Backend>>>, BuildError> {
     for net in &config.nets {
         net.check().map_err(|text| problem(net, text))?;
     }
     check_sharing(&config.nets)?;
-    let mut opened = Opened::default();
-    // Those that are open already come first: what is opened from here on may get one of their numbers, if they aren't.
-    let mut inherited = config.nets.iter().map(|net| match &net.backend {
+    let inherited = config.nets.iter().map(|net| match &net.backend {
         NetBackend::Fd(fds) => inherited::open(fds).map(Some).map_err(|text| problem(net, text)),
         _ => Ok(None),
     });
-    let inherited = inherited.by_ref().collect::<Result<Vec<_>, _>>()?;
+    inherited.collect()
+}
+
+/// Opens what all cards are connected to.
+pub(crate) fn open(config: &Config, inherited: Vec<Option<Vec<Backend>>>) -> Result<Opened, BuildError> {
+    let mut opened = Opened::default();
     for (net, inherited) in config.nets.iter().zip(inherited) {
         let cant = |text| problem(net, text);
         opened.backends.push(match (&net.backend, inherited) {
@@ -103,7 +108,7 @@ mod tests {
             (["fd=[30,31]", "fd=[32,31]"], "fd 32, 31"),
             (["user,hostfwd=udp:80-:80", "user,hostfwd=udp:127.0.0.1:80-:81"], "user"),
         ] {
-            let error = open(&config(&nets)).unwrap_err().to_string();
+            let error = inherit(&config(&nets)).unwrap_err().to_string();
             assert_eq!(error, format!("net {what}: another card of this machine has it: give each its own"));
         }
         let apart = ["user,hostfwd=udp:80-:80", "user,hostfwd=tcp:80-:80"].map(|net| net.parse().unwrap());

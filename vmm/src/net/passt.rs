@@ -10,7 +10,7 @@
 use std::fs::{File, Permissions};
 use std::io::{self, PipeReader, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -29,11 +29,12 @@ pub(crate) const INSTALL: &str = "apt-get install passt";
 
 /// Connects to a passt that runs.
 pub(super) fn connect(path: &Path) -> Result<Backend, String> {
+    let is_socket = std::fs::metadata(path).map_or(true, |found| found.file_type().is_socket());
     let socket = UnixStream::connect(path).map_err(|error| match error.kind() {
+        _ if !is_socket => "is no socket: give that of a passt, which 'passt --socket PATH' makes".to_owned(),
         io::ErrorKind::NotFound => "there is no such socket: start 'passt --socket PATH' first".to_owned(),
         io::ErrorKind::ConnectionRefused => "nobody listens there: start 'passt --socket PATH' first".to_owned(),
         io::ErrorKind::PermissionDenied => "may not be used by this user".to_owned(),
-        _ if error.raw_os_error() == Some(libc::ENOTSOCK) => "is no socket".to_owned(),
         _ => format!("can't be connected to: {error}"),
     })?;
     Ok(Backend::Stream { socket, reconnect: Some(Box::new(Again(path.to_owned()))) })

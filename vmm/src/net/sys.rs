@@ -61,6 +61,17 @@ pub(super) fn set_up(name: &str) -> io::Result<()> {
     call(&socket, libc::SIOCSIFFLAGS as libc::Ioctl, &mut request)
 }
 
+/// A socket to the part of the kernel that knows interfaces.
+pub(super) fn netlink() -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers, and gives one.
+    let socket = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
 /// A descriptor of our own for what a number stands for, which is an error if that is nothing. From now on, no program that
 /// we start gets either.
 pub(super) fn duplicate(number: i32) -> io::Result<OwnedFd> {

@@ -2,12 +2,12 @@
 
 //! Taps by name: opened as they were made, so that whoever owns one needs no privilege; made on the spot where there is none.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::Path;
 
 use devices::virtio::net::Backend;
 
+use super::link::{self, Link};
 use super::sys;
 
 const TUN: &str = "/dev/net/tun";
@@ -19,9 +19,9 @@ const IFF_MULTI_QUEUE: u16 = libc::IFF_MULTI_QUEUE as u16;
 
 /// Opens a tap, or makes it, with so many queues.
 pub(super) fn open(name: &str, queues: u16) -> Result<Vec<Backend>, String> {
-    let folder = Path::new("/sys/class/net").join(name);
-    let is_there = folder.exists();
-    let flags = if is_there { flags_of(&folder, queues)? } else { flags_for(queues) };
+    let link = link::find(name).map_err(|error| format!("the kernel can't be asked for it: {error}"))?;
+    let is_there = link.is_some();
+    let flags = link.map_or(Ok(flags_for(queues)), |link| flags_of(&link, queues))?;
     let files = (0..queues).map(|_| {
         let tun = open_tun()?;
         sys::attach(&tun, name, flags).map_err(|error| cant_attach(&error, name, is_there, queues))?;
@@ -41,29 +41,26 @@ fn flags_for(queues: u16) -> u16 {
 }
 
 /// Those that an interface was made with, if so many queues of it can be opened.
-fn flags_of(folder: &Path, queues: u16) -> Result<u16, String> {
-    let text = match fs::read_to_string(folder.join("tun_flags")) {
-        Ok(text) => text,
-        Err(_) if folder.join("macvtap").exists() => {
-            return Err("is a macvtap: open its /dev/tapN, and give that with fd=".to_owned());
-        }
-        Err(_) => return Err("is no tap, but another kind of interface".to_owned()),
+fn flags_of(link: &Link, queues: u16) -> Result<u16, String> {
+    let tun = match link {
+        Link::Tun(tun) => tun,
+        Link::Macvtap => return Err("is a macvtap: open its /dev/tapN, and give that with fd=".to_owned()),
+        Link::Other => return Err("is no tap, but another kind of interface".to_owned()),
     };
-    let flags = text.trim().strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
-    let flags = flags.ok_or_else(|| format!("has odd flags: {}", text.trim()))? as u16;
     let make = "make it with 'ip tuntap add NAME mode tap";
-    if flags & IFF_TAP == 0 {
+    if !tun.tap {
         return Err(format!("was made without IFF_TAP, so it is a tun: {make}'"));
     }
-    if flags & IFF_NO_PI == 0 {
+    if tun.pi {
         return Err(format!("was made without IFF_NO_PI: {make}', without 'pi'"));
     }
-    if queues > 1 && flags & IFF_MULTI_QUEUE == 0 {
+    if queues > 1 && !tun.multi_queue {
         return Err(format!(
             "was made without IFF_MULTI_QUEUE, so it has one queue: give queues=1, or {make} multi_queue'"
         ));
     }
-    Ok(flags & (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE))
+    let when = |condition: bool, flag: u16| if condition { flag } else { 0 };
+    Ok(IFF_TAP | IFF_NO_PI | when(tun.vnet_header, IFF_VNET_HDR) | when(tun.multi_queue, IFF_MULTI_QUEUE))
 }
 
 fn open_tun() -> Result<File, String> {
@@ -100,36 +97,32 @@ fn cant_attach(error: &io::Error, name: &str, is_there: bool, queues: u16) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::link::Tun;
 
-    fn flags(text: &str, queues: u16) -> Result<u16, String> {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("tun_flags"), text).unwrap();
-        flags_of(folder.path(), queues)
-    }
+    const PLAIN: Tun = Tun { tap: true, pi: false, vnet_header: false, multi_queue: false };
 
     #[test]
     fn a_tap_is_opened_with_the_flags_that_it_was_made_with() {
-        // As `ip tuntap add` makes them; 0x0800 says that it is persistent.
-        assert_eq!(flags("0x1802\n", 1), Ok(IFF_TAP | IFF_NO_PI));
-        assert_eq!(flags("0x5802\n", 1), Ok(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR));
-        assert_eq!(flags("0x5902\n", 2), Ok(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE));
-        assert_eq!(flags("0x5902\n", 1), flags("0x5902\n", 2));
-        assert_eq!(flags_for(1), 0x5002);
-        assert_eq!(flags_for(2), 0x5102);
+        let flags = |tun, queues| flags_of(&Link::Tun(tun), queues);
+        assert_eq!(flags(PLAIN, 1), Ok(IFF_TAP | IFF_NO_PI));
+        assert_eq!(flags(Tun { vnet_header: true, ..PLAIN }, 1), Ok(flags_for(1)));
+        let all = || Tun { vnet_header: true, multi_queue: true, ..PLAIN };
+        assert_eq!(flags(all(), 2), Ok(flags_for(2)));
+        assert_eq!(flags(all(), 1), Ok(flags_for(2)), "one queue of many");
+        assert_eq!((flags_for(1), flags_for(2)), (0x5002, 0x5102));
     }
 
     #[test]
     fn flags_that_do_not_fit_are_named() {
-        for (text, queues, flag) in
-            [("0x1801", 1, "IFF_TAP"), ("0x0802", 1, "IFF_NO_PI"), ("0x5802", 2, "IFF_MULTI_QUEUE")]
-        {
-            let error = flags(text, queues).unwrap_err();
-            assert!(error.contains(&format!("was made without {flag}")), "{error}");
+        for (tun, queues, flag) in [
+            (Tun { tap: false, ..PLAIN }, 1, "IFF_TAP"),
+            (Tun { pi: true, ..PLAIN }, 1, "IFF_NO_PI"),
+            (PLAIN, 2, "IFF_MULTI_QUEUE"),
+        ] {
+            let error = flags_of(&Link::Tun(tun), queues).unwrap_err();
+            assert!(error.starts_with(&format!("was made without {flag}")), "{error}");
         }
-        assert!(flags("what", 1).unwrap_err().contains("odd flags"));
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(flags_of(folder.path(), 1).unwrap_err(), "is no tap, but another kind of interface");
-        fs::create_dir(folder.path().join("macvtap")).unwrap();
-        assert!(flags_of(folder.path(), 1).unwrap_err().contains("macvtap"));
+        assert_eq!(flags_of(&Link::Other, 1).unwrap_err(), "is no tap, but another kind of interface");
+        assert!(flags_of(&Link::Macvtap, 1).unwrap_err().contains("/dev/tapN"));
     }
 }
