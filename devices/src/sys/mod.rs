@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The one place where this crate goes around the compiler: system calls on guest memory and on disks.
+//! The one place where this crate goes around the compiler: system calls on guest memory, disks, taps and sockets.
 //!
 //! What a guest controls of it are the ranges of its own RAM, checked before they come here, and where in its own image
 //! they go. Pointers into guest memory are given to the kernel and nowhere else; none is ever made a reference. The guest
@@ -12,8 +12,10 @@
 pub(crate) mod aligned;
 pub(crate) mod disk;
 pub(crate) mod doorbell;
+pub(crate) mod frame;
 #[cfg(test)]
 pub(crate) mod pipe;
+pub(crate) mod poll;
 pub(crate) mod processors;
 pub(crate) mod ring;
 pub(crate) mod tap;

@@ -233,10 +233,22 @@ impl Queue {
 
     /// Gives a chain back to the driver. `written` is how many bytes were written to its device-writable part.
     pub fn complete(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        self.stage(head, written)?;
+        self.publish()
+    }
+
+    /// Gives a chain back as [`Self::complete`] does, but the driver doesn't see it before [`Self::publish`]: for chains
+    /// that belong together.
+    pub fn stage(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
         if !self.in_flight.remove(head) {
             return Err(QueueError::NotInFlight { head });
         }
         self.ring.push_used(head, written)
+    }
+
+    /// Lets the driver see all that is staged, at once.
+    pub fn publish(&mut self) -> Result<(), QueueError> {
+        self.ring.publish_used()
     }
 
     /// Whether the driver wants to be interrupted for what was completed since the last call.

@@ -249,3 +249,21 @@ fn a_chain_that_comes_in_before_sleep_is_seen() {
         assert!(queue.enable_doorbell().unwrap());
     }
 }
+
+#[test]
+fn chains_that_belong_together_are_seen_together() {
+    let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+    let mut queue = start(&driver, 0);
+    let mut chain = Chain::with_capacity(8);
+    for len in 1..=3 {
+        driver.submit(&[writable(0x4000, len)]);
+        queue.pop(&mut chain).unwrap().unwrap().1.unwrap();
+    }
+    queue.stage(2, 30).unwrap();
+    queue.stage(0, 10).unwrap();
+    assert_eq!(driver.used_index(), 0);
+    assert_eq!(queue.stage(2, 30), Err(QueueError::NotInFlight { head: 2 }));
+    queue.publish().unwrap();
+    assert_eq!([driver.take_used(), driver.take_used(), driver.take_used()], [Some((2, 30)), Some((0, 10)), None]);
+    assert_eq!(queue.state(), QueueState { next_avail: 3, next_used: 2, in_flight: vec![1] });
+}

@@ -188,14 +188,19 @@ impl SplitRing {
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
-    /// Gives a head back, with so many bytes written.
+    /// Writes that a head is given back, with so many bytes written. The driver sees it when it is published.
     pub(super) fn push_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
         let offset = self.entry(self.next_used, 8);
         let entry = u64::from(written) << 32 | u64::from(head);
         let slice = self.used.slice(offset, 8)?;
         slice.get_ref::<u64>(0).map_err(|_| QueueError::Ring { offset })?.store(entry.to_le());
         self.next_used = self.next_used.wrapping_add(1);
-        // The driver reads the entry, and what was written to its buffers, after it has read the index.
+        Ok(())
+    }
+
+    /// Lets the driver see all heads that are given back.
+    pub(super) fn publish_used(&self) -> Result<(), QueueError> {
+        // The driver reads the entries, and what was written to its buffers, after it has read the index.
         self.used.store(INDEX, self.next_used, Ordering::Release)
     }
 

@@ -48,7 +48,7 @@ impl Drops {
 
 /// Why something is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Drop {
+pub(super) enum Reason {
     BadChain,
     BadHeader,
     BadLength,
@@ -76,7 +76,7 @@ impl Counters {
         add(&self.bytes, u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
-    pub(super) fn drop(&self, reason: Drop) {
+    pub(super) fn drop(&self, reason: Reason) {
         if let Some(counter) = self.drops.get(reason as usize) {
             add(counter, 1);
         }
@@ -97,8 +97,15 @@ mod tests {
     #[test]
     fn each_reason_has_its_counter_and_none_wraps() {
         let counters = Counters::default();
-        let reasons =
-            [Drop::BadChain, Drop::BadHeader, Drop::BadLength, Drop::Spoofed, Drop::LinkDown, Drop::NoRoom, Drop::Host];
+        let reasons = [
+            Reason::BadChain,
+            Reason::BadHeader,
+            Reason::BadLength,
+            Reason::Spoofed,
+            Reason::LinkDown,
+            Reason::NoRoom,
+            Reason::Host,
+        ];
         for (times, reason) in reasons.into_iter().enumerate() {
             (0..=times).for_each(|_| counters.drop(reason));
         }

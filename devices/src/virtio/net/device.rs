@@ -2,11 +2,16 @@
 
 //! The device: what it offers, its configuration space, and its queues.
 
-use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 
 use super::card::{Card, NetControl};
+use super::opened::Opened;
 use super::options::{Backend, MAX_QUEUE_PAIRS, MAX_QUEUE_SIZE, MIN_MTU, MIN_QUEUE_SIZE, NetError, NetOptions};
+use super::pair::Role;
+use super::port::Port;
 use super::spec;
+use super::worker::Worker;
 use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
 use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::QueueState;
@@ -16,6 +21,25 @@ use crate::virtio::queue::QueueState;
 pub struct Net {
     card: Arc<Card>,
     queue_sizes: Vec<u16>,
+    /// The queues that run.
+    queues: Vec<Option<Running>>,
+    pairs: Vec<Slot>,
+}
+
+/// A queue pair.
+#[derive(Debug)]
+struct Slot {
+    port: Arc<Mutex<Port>>,
+    worker: Option<Worker>,
+}
+
+/// Where a queue runs.
+#[derive(Debug)]
+struct Running {
+    pair: u16,
+    role: Role,
+    /// It was asked to stop, and gives its state here.
+    stopping: Option<Receiver<QueueState>>,
 }
 
 impl Net {
@@ -26,23 +50,48 @@ impl Net {
     /// When the backends or the options are none of a card.
     pub fn new(name: impl Into<String>, backends: Vec<Backend>, options: NetOptions) -> Result<Self, NetError> {
         let NetOptions { queue_size, mtu, .. } = options;
-        let pairs = u16::try_from(backends.len()).ok().filter(|pairs| (1..=MAX_QUEUE_PAIRS).contains(pairs));
-        let pairs = pairs.ok_or(NetError::BadQueuePairs(backends.len()))?;
+        let count = backends.len();
+        let pairs = u16::try_from(count).ok().filter(|pairs| (1..=MAX_QUEUE_PAIRS).contains(pairs));
+        let pairs = pairs.ok_or(NetError::BadQueuePairs(count))?;
         if !queue_size.is_power_of_two() || !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&queue_size) {
             return Err(NetError::BadQueueSize(queue_size));
         }
         if let Some(mtu) = mtu.filter(|mtu| *mtu < MIN_MTU) {
             return Err(NetError::BadMtu(mtu));
         }
-        let card = Card::new(name.into(), options, pairs, None, 0);
-        let card = card.map_err(|source| NetError::SetUp { what: "an eventfd", source })?;
+        let Opened { ports, tap, host_offloads } = Opened::new(backends)?;
+        let card = Card::new(name.into(), options, pairs, tap, host_offloads);
+        let card = card.map_err(|source| NetError::SetUp { what: "eventfds", source })?;
         let queues = usize::from(pairs).saturating_mul(2).saturating_add(1);
-        Ok(Self { card: Arc::new(card), queue_sizes: vec![queue_size; queues] })
+        let slot = |port| Slot { port: Arc::new(Mutex::new(port)), worker: None };
+        Ok(Self {
+            card: Arc::new(card),
+            queue_sizes: vec![queue_size; queues],
+            queues: std::iter::repeat_with(|| None).take(queues).collect(),
+            pairs: ports.into_iter().map(slot).collect(),
+        })
     }
 
     /// The host's way to this card while a VM has it.
     pub fn control(&self) -> NetControl {
         NetControl(Arc::downgrade(&self.card))
+    }
+
+    /// Which pair a queue belongs to, and as what (virtio 1.3 §5.1.2): without MQ there is one pair, and the control queue
+    /// comes right behind it.
+    fn place(&self, index: u16, features: u64) -> Option<(u16, Role)> {
+        let pairs = if features & spec::F_MQ == 0 { 1 } else { self.card.pairs };
+        let pair = index / 2;
+        match (index % 2, pair < pairs) {
+            (0, true) => Some((pair, Role::Receive)),
+            (_, true) => Some((pair, Role::Transmit)),
+            (0, false) if pair == pairs && features & spec::F_CTRL_VQ != 0 => Some((0, Role::Control)),
+            _ => None,
+        }
+    }
+
+    fn running(&mut self, index: u16) -> Option<&mut Running> {
+        self.queues.get_mut(usize::from(index))?.as_mut()
     }
 
     /// The configuration space (virtio 1.3 §5.1.4). What isn't offered is zero.
@@ -102,16 +151,44 @@ impl VirtioDevice for Net {
         self.card.attach(notifier);
     }
 
-    fn start_queue(&mut self, index: u16, _resources: QueueResources, _features: u64) -> Result<(), StartError> {
-        Err(StartError::NoSuchQueue { index })
+    fn start_queue(&mut self, index: u16, resources: QueueResources, features: u64) -> Result<(), StartError> {
+        let (pair, role) = self.place(index, features).ok_or(StartError::NoSuchQueue { index })?;
+        let queue = self.queues.get_mut(usize::from(index)).ok_or(StartError::NoSuchQueue { index })?;
+        if queue.is_some() {
+            return Err(StartError::Running { index });
+        }
+        let slot = self.pairs.get_mut(usize::from(pair)).ok_or(StartError::NoSuchQueue { index })?;
+        let worker = match slot.worker.take().filter(|worker| !worker.has_ended()) {
+            Some(worker) => worker,
+            None => Worker::start(pair, self.card.clone(), slot.port.clone(), resources.notifier.clone())
+                .map_err(|source| StartError::Host { index, source })?,
+        };
+        self.card.set_features(features);
+        worker.start_queue(role, index, resources, features);
+        slot.worker = Some(worker);
+        *queue = Some(Running { pair, role, stopping: None });
+        Ok(())
     }
 
-    fn stop_queue(&mut self, _index: u16) -> Option<QueueState> {
-        None
+    fn request_stop(&mut self, index: u16) {
+        let Some((pair, role)) = self.running(index).filter(|queue| queue.stopping.is_none()).map(|q| (q.pair, q.role))
+        else {
+            return;
+        };
+        let worker = self.pairs.get(usize::from(pair)).and_then(|slot| slot.worker.as_ref());
+        let state = worker.map(|worker| worker.stop_queue(role));
+        if let Some(queue) = self.running(index) {
+            queue.stopping = state;
+        }
+    }
+
+    fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
+        self.request_stop(index);
+        self.queues.get_mut(usize::from(index))?.take()?.stopping?.recv().ok()
     }
 
     fn reset(&mut self) {
-        let Self { card, queue_sizes: _ } = self;
+        let Self { card, queue_sizes: _, queues: _, pairs: _ } = self;
         card.reset();
     }
 }

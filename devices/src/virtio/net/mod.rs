@@ -7,14 +7,29 @@
 //! backend has for it, and nothing else. What it gets of the host's memory is bounded by the size of its queues, of the
 //! host's time by the rate limits that its owner has set. What isn't a frame, a buffer or a command is a counted drop.
 
+mod antispoof;
 mod card;
+mod control;
 mod counters;
 mod device;
+mod header;
+#[cfg(test)]
+mod hostile_tests;
 mod mac;
+#[cfg(test)]
+mod machine;
 mod offloads;
+mod opened;
 mod options;
+mod pair;
 mod port;
+mod receive;
+mod ring;
 mod spec;
+mod stream;
+mod tap;
+mod transmit;
+mod worker;
 
 pub use card::NetControl;
 pub use counters::{Drops, QueueCounters};

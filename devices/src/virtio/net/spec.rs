@@ -58,8 +58,6 @@ pub(super) const LARGE_OFFLOADS: u64 =
 
 /// Bytes of the header in front of each frame (§5.1.6).
 pub(super) const HEADER_SIZE: usize = 12;
-/// Offset of `num_buffers` in it.
-pub(super) const HEADER_NUM_BUFFERS: usize = 10;
 /// Header flag: the checksum is to be completed.
 pub(super) const HDR_F_NEEDS_CSUM: u8 = 1;
 /// Header flag: the checksum was looked at and is right.

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! One thread's work: a queue pair, its backend, and for the first pair the control queue.
+//!
+//! Queues come and go one by one. A turn serves those of them that have something to do, and sleeps when none has: until a
+//! doorbell rings that somebody listens to, the backend has a frame for which there are buffers, or room for one that
+//! waits, or a time has come. Nothing that stays as it is wakes it again and again.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use super::card::Card;
+use super::control::Control;
+use super::port::{Loss, Port};
+use super::receive::Receive;
+use super::ring::{Next, Ring};
+use super::transmit::{Transmit, Turn};
+use crate::sys::poll::{self, Watch};
+use crate::virtio::device::QueueResources;
+use crate::virtio::queue::{QueueError, QueueState};
+
+/// Which of a pair's queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Receive,
+    Transmit,
+    Control,
+}
+
+/// What a thread is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    Start { role: Role, index: u16, resources: QueueResources, features: u64 },
+    Stop { role: Role, answer: SyncSender<QueueState> },
+}
+
+/// A queue, and what it waits for.
+#[derive(Debug)]
+struct Served<Q> {
+    queue: Q,
+    next: Next,
+    /// It has something to do, or may have.
+    is_due: bool,
+    /// Its ring can't be trusted.
+    has_failed: bool,
+}
+
+impl<Q> Served<Q> {
+    fn new(queue: Q) -> Self {
+        Self { queue, next: Next::default(), is_due: true, has_failed: false }
+    }
+
+    fn must_run(&mut self) -> bool {
+        std::mem::take(&mut self.is_due) && !self.has_failed
+    }
+
+    /// Takes in how a turn ended.
+    fn note(&mut self, ring: impl Fn(&Q) -> &Ring, turn: Result<Turn, QueueError>) -> Option<Loss> {
+        match turn {
+            Ok((next, loss)) => {
+                (self.next, self.is_due) = (next, next.again);
+                loss
+            }
+            Err(error) => {
+                let ring = ring(&self.queue);
+                if let Some(times) = ring.card.lies.hit() {
+                    tracing::warn!(
+                        card = ring.card.name,
+                        queue = ring.index,
+                        times,
+                        "queue lies and has stopped: {error}"
+                    );
+                }
+                ring.notifier.set_needs_reset();
+                (self.next, self.has_failed) = (Next::default(), true);
+                None
+            }
+        }
+    }
+
+    /// Takes in what has happened meanwhile.
+    fn wake(&mut self, happened: Next, now: Instant) {
+        let Next { again, doorbell, readable, writable, until } = self.next;
+        self.is_due |= again
+            || doorbell && happened.doorbell
+            || readable && happened.readable
+            || writable && happened.writable
+            || until.is_some_and(|until| until <= now);
+    }
+}
+
+fn next_of<Q>(served: &Option<Served<Q>>) -> Next {
+    served.as_ref().map_or(Next::default(), |served| Next { again: served.is_due, ..served.next })
+}
+
+/// A pair, and who may give it commands.
+#[derive(Debug)]
+pub(super) struct Pair<'a> {
+    index: u16,
+    card: Arc<Card>,
+    port: &'a mut Port,
+    commands: Receiver<Command>,
+    attention: Arc<AtomicBool>,
+    receive: Option<Served<Receive>>,
+    transmit: Option<Served<Transmit>>,
+    control: Option<Served<Control>>,
+}
+
+impl<'a> Pair<'a> {
+    pub(super) fn new(
+        index: u16,
+        card: Arc<Card>,
+        port: &'a mut Port,
+        commands: Receiver<Command>,
+        attention: Arc<AtomicBool>,
+    ) -> Self {
+        Self { index, card, port, commands, attention, receive: None, transmit: None, control: None }
+    }
+
+    /// Runs until nobody can give commands any more.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        while self.obey() {
+            let now = Instant::now();
+            self.port.maintain(&self.card, self.index, now);
+            let losses = self.turn();
+            for loss in losses.into_iter().flatten() {
+                self.port.lose(&loss, &self.card, self.index, now);
+            }
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Does what it was told. `false`: the end.
+    fn obey(&mut self) -> bool {
+        if !self.attention.swap(false, Ordering::AcqRel) {
+            return true;
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Start { role, index, resources, features }) => {
+                    self.start(role, index, resources, features);
+                }
+                Ok(Command::Stop { role, answer }) => {
+                    // Who has asked may have gone.
+                    let _ = self.stop(role).map(|state| answer.send(state));
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn start(&mut self, role: Role, index: u16, resources: QueueResources, features: u64) {
+        let counters = match role {
+            Role::Control => usize::from(self.card.pairs).saturating_mul(2),
+            Role::Receive | Role::Transmit => index.into(),
+        };
+        let ring = Ring::new(index, counters, resources, features, self.card.clone(), self.attention.clone());
+        self.port.revive(&self.card, self.index);
+        match role {
+            Role::Receive => self.receive = Some(Served::new(Receive::new(ring, self.index))),
+            Role::Transmit => self.transmit = Some(Served::new(Transmit::new(ring, self.index))),
+            Role::Control => self.control = Some(Served::new(Control::new(ring))),
+        }
+    }
+
+    fn stop(&mut self, role: Role) -> Option<QueueState> {
+        Some(match role {
+            Role::Receive => self.receive.take()?.queue.stop(self.port),
+            Role::Transmit => self.transmit.take()?.queue.stop(self.port),
+            Role::Control => self.control.take()?.queue.stop(),
+        })
+    }
+
+    /// Serves the queues that have something to do; gives how the backend ended, if it did.
+    fn turn(&mut self) -> [Option<Loss>; 2] {
+        if let Some(served) = due(&mut self.control) {
+            let turn = served.queue.turn().map(|next| (next, None));
+            served.note(|queue| &queue.ring, turn);
+        }
+        let mut losses = [None, None];
+        let [sent, received] = &mut losses;
+        if let Some(served) = due(&mut self.transmit) {
+            let turn = served.queue.turn(self.port);
+            *sent = served.note(|queue| &queue.ring, turn);
+        }
+        if let Some(served) = due(&mut self.receive) {
+            let turn = served.queue.turn(self.port);
+            *received = served.note(|queue| &queue.ring, turn);
+        }
+        losses
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self) -> io::Result<()> {
+        let Some(wake) = self.card.wake_of(self.index) else { return Ok(()) };
+        let (receive, transmit, control) = (next_of(&self.receive), next_of(&self.transmit), next_of(&self.control));
+        let all = [receive, transmit, control];
+        let is_busy = all.iter().any(|next| next.again) || self.attention.load(Ordering::Acquire);
+        let until = all.iter().filter_map(|next| next.until).chain(self.port.due()).min();
+        let timeout = if is_busy {
+            Some(Duration::ZERO)
+        } else {
+            until.map(|until| until.saturating_duration_since(Instant::now()))
+        };
+        let (readable, writable) = (receive.readable, transmit.writable);
+        let mut watches = [
+            Watch::new(wake, true, false),
+            doorbell(&self.receive, |queue| &queue.ring),
+            doorbell(&self.transmit, |queue| &queue.ring),
+            doorbell(&self.control, |queue| &queue.ring),
+            self.port.watch(readable, writable),
+        ];
+        poll::wait(&mut watches, timeout)?;
+        let [woken, received, sent, controlled, backend] = &watches;
+        let woken = woken.is_readable();
+        let rung = [received, sent, controlled].map(Watch::is_readable);
+        let (can_read, can_write, has_ended) = (backend.is_readable(), backend.is_writable(), backend.has_ended());
+        if woken {
+            wake.read()?;
+        }
+        self.port.readable |= can_read;
+        self.port.writable |= can_write;
+        let now = Instant::now();
+        let happened = |doorbell| Next { doorbell, readable: can_read, writable: can_write, ..Next::default() };
+        let [received, sent, controlled] = rung;
+        wake_up(&mut self.receive, |queue| &queue.ring, happened(received), woken, now)?;
+        wake_up(&mut self.transmit, |queue| &queue.ring, happened(sent), woken, now)?;
+        wake_up(&mut self.control, |queue| &queue.ring, happened(controlled), woken, now)?;
+        // What came before the end is read first, by whoever waits for it.
+        if has_ended && !(can_read && readable) {
+            self.port.lose(&Loss::Closed, &self.card, self.index, now);
+        }
+        Ok(())
+    }
+}
+
+/// The queue, if it has something to do.
+fn due<Q>(served: &mut Option<Served<Q>>) -> Option<&mut Served<Q>> {
+    let served = served.as_mut()?;
+    served.must_run().then_some(served)
+}
+
+fn doorbell<Q>(served: &Option<Served<Q>>, ring: impl Fn(&Q) -> &Ring) -> Watch<'_> {
+    match served {
+        Some(served) if served.next.doorbell => Watch::new(&ring(&served.queue).doorbell, true, false),
+        _ => Watch::nothing(),
+    }
+}
+
+fn wake_up<Q>(
+    served: &mut Option<Served<Q>>,
+    ring: impl Fn(&Q) -> &Ring,
+    happened: Next,
+    woken: bool,
+    now: Instant,
+) -> io::Result<()> {
+    let Some(served) = served else { return Ok(()) };
+    if happened.doorbell {
+        ring(&served.queue).doorbell.read()?;
+    }
+    served.wake(happened, now);
+    served.is_due |= woken;
+    Ok(())
+}
