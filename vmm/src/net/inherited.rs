@@ -7,16 +7,16 @@ use std::fs::File;
 use devices::virtio::net::Backend;
 
 use super::sys;
-use super::tap::{IFF_TAP, IFF_VNET_HDR};
+use super::tap::{IFF_MULTI_QUEUE, IFF_TAP, IFF_VNET_HDR};
 
 const CURE: &str = "let whoever starts this program open one there";
 
 /// Takes a descriptor for each queue pair. The numbers themselves stay open, and are whoever's they were.
 pub(super) fn open(numbers: &[i32]) -> Result<Vec<Backend>, String> {
-    numbers.iter().map(|number| open_one(*number)).collect()
+    numbers.iter().map(|number| open_one(*number, numbers.len() > 1)).collect()
 }
 
-fn open_one(number: i32) -> Result<Backend, String> {
+fn open_one(number: i32, several: bool) -> Result<Backend, String> {
     let file = match sys::duplicate(number) {
         Ok(fd) => File::from(fd),
         Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
@@ -31,6 +31,10 @@ fn open_one(number: i32) -> Result<Backend, String> {
     })?;
     if flags & IFF_TAP == 0 {
         return Err(format!("descriptor {number} was made without IFF_TAP, so it is a tun"));
+    }
+    // Each descriptor of a macvtap is a queue of it whatever its flags are, and lets them be changed; a tap doesn't.
+    if several && flags & IFF_MULTI_QUEUE == 0 && sys::attach(&file, "", flags | IFF_MULTI_QUEUE).is_err() {
+        return Err(format!("descriptor {number} was made without IFF_MULTI_QUEUE, so it is the only one of its tap"));
     }
     sys::never_wait(&file).map_err(|error| format!("descriptor {number} can't be used: {error}"))?;
     Ok(Backend::Tap { file, vnet_header: flags & IFF_VNET_HDR != 0 })

@@ -4,7 +4,7 @@
 
 mod inherited;
 mod link;
-mod passt;
+pub(crate) mod passt;
 mod ports;
 mod sys;
 mod tap;

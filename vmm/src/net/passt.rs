@@ -23,9 +23,15 @@ use super::{ports, sys};
 use crate::config::{Protocol, UserNet};
 
 /// The program.
-pub(crate) const PROGRAM: &str = "passt";
+const PROGRAM: &str = "passt";
 /// How it is had.
 pub(crate) const INSTALL: &str = "apt-get install passt";
+
+/// Where the program is, if it is installed.
+pub(crate) fn find() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(PROGRAM)).find(|candidate| candidate.is_file())
+}
 
 /// Connects to a passt that runs.
 pub(super) fn connect(path: &Path) -> Result<Backend, String> {

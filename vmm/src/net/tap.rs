@@ -15,7 +15,7 @@ const TUN: &str = "/dev/net/tun";
 pub(super) const IFF_TAP: u16 = libc::IFF_TAP as u16;
 const IFF_NO_PI: u16 = libc::IFF_NO_PI as u16;
 pub(super) const IFF_VNET_HDR: u16 = libc::IFF_VNET_HDR as u16;
-const IFF_MULTI_QUEUE: u16 = libc::IFF_MULTI_QUEUE as u16;
+pub(super) const IFF_MULTI_QUEUE: u16 = libc::IFF_MULTI_QUEUE as u16;
 
 /// Opens a tap, or makes it, with so many queues.
 pub(super) fn open(name: &str, queues: u16) -> Result<Vec<Backend>, String> {
