@@ -73,6 +73,8 @@ struct Running {
     child: Child,
     /// What it says. It never waits for us to read that; what there is no room for is lost.
     said: PipeReader,
+    /// Where it says that it is ready, which it wouldn't survive if nobody could read that.
+    ready: PipeReader,
 }
 
 impl Passt {
@@ -80,13 +82,13 @@ impl Passt {
     pub(super) fn start(user: &UserNet, mtu: Option<u16>) -> Result<(Self, Backend), String> {
         user.hostfwd.iter().try_for_each(ports::check)?;
         let arguments = arguments(user, mtu);
-        let (socket, mut running, mut ready) = spawn(&arguments).map_err(|error| match error.kind() {
+        let (socket, mut running) = spawn(&arguments).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => format!("{PROGRAM} is not installed: '{INSTALL}' as root"),
             _ => format!("{PROGRAM} can't be started: {error}"),
         })?;
         // It writes its number when it is ready, and nothing if it ends before.
         let mut number = [0; 32];
-        match ready.read(&mut number) {
+        match running.ready.read(&mut number) {
             Ok(1..) => (),
             _ => {
                 let status = running.child.wait().map_err(|error| format!("{PROGRAM} can't be waited for: {error}"))?;
@@ -132,7 +134,7 @@ impl Reconnect for AnotherOne {
             tracing::warn!("{PROGRAM} has ended ({status}) and is started again{said}");
         }
         // Should it fail, its socket is closed at once, and this is called again after a pause.
-        let (socket, running, _ready) = spawn(&process.arguments)?;
+        let (socket, running) = spawn(&process.arguments)?;
         process.running = Some(running);
         Ok(socket)
     }
@@ -162,8 +164,8 @@ fn arguments(user: &UserNet, mtu: Option<u16>) -> Vec<String> {
     arguments
 }
 
-/// Starts it: our end of its socket, the process, and where it says that it is ready.
-fn spawn(arguments: &[String]) -> io::Result<(UnixStream, Running, PipeReader)> {
+/// Starts it: our end of its socket, and the process.
+fn spawn(arguments: &[String]) -> io::Result<(UnixStream, Running)> {
     let (socket, theirs) = UnixStream::pair()?;
     let (ready, number) = io::pipe()?;
     let (said, errors) = io::pipe()?;
@@ -177,7 +179,7 @@ fn spawn(arguments: &[String]) -> io::Result<(UnixStream, Running, PipeReader)> 
     // A Ctrl-C is for us, and a guest that shuts down then may want its network for that.
     command.process_group(0);
     let child = command.spawn()?;
-    Ok((socket, Running { child, said }, ready))
+    Ok((socket, Running { child, said, ready }))
 }
 
 /// The last line of what it said that matters.
