@@ -24,6 +24,8 @@ const JOB_DISK: &str = "/dev/vdb";
 const JOB: &str = "/job";
 /// Where the list of this part's modules is.
 const MODULES: &str = "/etc/testbed-modules";
+/// Whoever is in this group may make VMs.
+const KVM_GROUP: u32 = 36;
 /// How often the other side gets told that this machine is alive.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -90,12 +92,12 @@ fn make_links() {
             crate::complain(format_args!("can't make /dev/{link}: {error}"));
         }
     }
-    // Its rules let everybody use these.
-    for device in
-        ["/dev/kvm", "/dev/net/tun", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/fuse"]
-    {
-        if let Err(error) = std::fs::set_permissions(device, PermissionsExt::from_mode(0o666)) {
-            crate::complain(format_args!("can't give everybody access to {device}: {error}"));
+    // As Debian's rules have it: a group may use the one, everybody the other.
+    for (device, group, mode) in [("/dev/kvm", KVM_GROUP, 0o660), ("/dev/net/tun", 0, 0o666)] {
+        let permitted = std::os::unix::fs::chown(device, None, Some(group))
+            .and_then(|()| std::fs::set_permissions(device, PermissionsExt::from_mode(mode)));
+        if let Err(error) = permitted {
+            crate::complain(format_args!("can't give others access to {device}: {error}"));
         }
     }
 }
