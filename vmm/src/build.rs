@@ -62,6 +62,14 @@ pub enum BuildError {
         /// What is wrong with it, and the cure where there is one.
         problem: String,
     },
+    /// A network card can't be connected.
+    #[error("net {what}: {problem}")]
+    Net {
+        /// What it was to be connected to.
+        what: String,
+        /// What is wrong with that, and the cure where there is one.
+        problem: String,
+    },
     /// What is to be booted can't be.
     #[error("{what}: {source}")]
     Boot {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use devices::power::{Power, PowerRequest, PowerSink};
 pub use devices::virtio::block::BlockError;
 use devices::virtio::block::{BlockControl, SECTOR_SIZE};
+pub use devices::virtio::net::NetControl;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -233,12 +234,18 @@ pub struct Control {
     pub(crate) ending: Arc<Ending>,
     pub(crate) power: Arc<Power>,
     pub(crate) disks: Vec<DiskControl>,
+    pub(crate) nets: Vec<NetControl>,
 }
 
 impl Control {
     /// The disks, the root file system first, in the order of the configuration.
     pub fn disks(&self) -> &[DiskControl] {
         &self.disks
+    }
+
+    /// The network cards, in the order of the configuration.
+    pub fn nets(&self) -> &[NetControl] {
+        &self.nets
     }
 
     /// Presses the ACPI power button: a guest that listens to it shuts down in its own time.

@@ -31,14 +31,15 @@ pub mod exit;
 mod interrupts;
 mod kvm;
 mod machine;
+mod net;
 mod serial;
 mod storage;
 mod vcpu;
 mod vm;
 
 pub use build::BuildError;
-pub use config::{Config, ConfigError, Disk, MemorySize, SerialConfig, Transport};
-pub use exit::{BlockError, Control, Crash, CrashReport, DiskControl, Exit, RunError, StopReason};
+pub use config::{Config, ConfigError, Disk, MemorySize, Net, NetBackend, SerialConfig, Transport};
+pub use exit::{BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError, StopReason};
 pub use serial::{Console, ConsoleInput, ConsoleOutput};
 pub use vm::Vm;
 

@@ -18,8 +18,9 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Subscriber;
 use crate::build::{BuildError, no};
 use crate::config::{Config, SerialConfig, same_file};
-use crate::exit::{Control, DiskControl, Ending, Exit, RunError, StopReason};
-use crate::machine::{Disks, Machine};
+use crate::exit::{Control, DiskControl, Ending, Exit, NetControl, RunError, StopReason};
+use crate::machine::{self, Disks, Machine};
+use crate::net::{self, Passt};
 use crate::serial::{Console, Leftovers, Place, SerialInput};
 use crate::vcpu::{self, Machinery, VcpuThread};
 use crate::{kvm, storage};
@@ -31,11 +32,13 @@ pub struct Vm {
     machinery: Arc<Machinery>,
     virtio: Vec<Arc<dyn Transport>>,
     disks: Vec<DiskControl>,
+    nets: Vec<NetControl>,
     power: Arc<Power>,
     serial_input: SerialInput,
     stop_output: EventFd,
     // Below what uses them: fields are dropped in this order.
     _leftovers: Leftovers,
+    _passts: Vec<Passt>,
     _vm: Arc<VmFd>,
     _ram: GuestRam,
 }
@@ -55,6 +58,7 @@ impl Vm {
     /// changed then, and none is left behind.
     pub fn build(config: &Config, console: Option<Console>) -> Result<Self, BuildError> {
         check_sharing(config)?;
+        let inherited = net::inherit(config)?;
         let mut disks = Disks::new(config)?;
         // Files first: most mistakes are there, and none of this costs anything.
         let open_kernel = storage::open_readable("kernel", &config.kernel)?;
@@ -64,6 +68,7 @@ impl Vm {
             .all_disks()
             .map(|(what, disk)| Ok((what, disk, storage::open_disk(what, disk)?)))
             .collect::<Result<Vec<_>, BuildError>>()?;
+        let networks = net::open(config, inherited)?;
 
         let kvm = kvm::open()?;
         let max = kvm::max_vcpus(&kvm);
@@ -81,6 +86,11 @@ impl Vm {
         for (what, disk, image) in images {
             disks.add(&mut machine, what, disk, image)?;
         }
+        let default = machine::default_transport(config);
+        let nets = (0..).zip(config.nets.iter().zip(networks.backends));
+        let nets =
+            nets.map(|(at, (net, backends))| machine::net::add(&mut machine, &config.name, at, net, backends, default));
+        let nets = nets.collect::<Result<Vec<_>, _>>()?;
 
         let rsdp = arch::acpi::write(&ram, &machine.platform(config.cpus))
             .map_err(|error| BuildError::Table { what: "ACPI tables", problem: error.to_string() })?;
@@ -121,10 +131,12 @@ impl Vm {
             machinery: Arc::new(Machinery { ports, mmio, ending, stopping: AtomicBool::new(false) }),
             virtio: virtio.devices,
             disks: disks.controls.into_iter().map(DiskControl).collect(),
+            nets,
             power,
             serial_input: SerialInput::new(serial, drained, input),
             stop_output,
             _leftovers: leftovers,
+            _passts: networks.passts,
             _vm: vm,
             _ram: ram,
         })
@@ -132,7 +144,12 @@ impl Vm {
 
     /// A handle that ends the VM, from any thread.
     pub fn control(&self) -> Control {
-        Control { ending: self.machinery.ending.clone(), power: self.power.clone(), disks: self.disks.clone() }
+        Control {
+            ending: self.machinery.ending.clone(),
+            power: self.power.clone(),
+            disks: self.disks.clone(),
+            nets: self.nets.clone(),
+        }
     }
 
     /// Runs the VM until it ends, with its event loop on the calling thread and a thread for each vCPU and each queue
@@ -152,7 +169,9 @@ impl Vm {
             stop_output,
             power: _,
             disks: _,
+            nets: _,
             _leftovers,
+            _passts,
             _vm,
             _ram,
         } = self;

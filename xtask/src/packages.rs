@@ -26,6 +26,10 @@ pub(crate) const MKFS: Tool = Tool { program: "mkfs.ext4", package: "e2fsprogs" 
 pub(crate) const DEBUGFS: Tool = Tool { program: "debugfs", package: "e2fsprogs" };
 /// Takes the symbols out of programs.
 pub(crate) const STRIP: Tool = Tool { program: "strip", package: "binutils" };
+/// Networks that need no root.
+pub(crate) const PASST: Tool = Tool { program: "passt", package: "passt" };
+/// Makes interfaces.
+pub(crate) const IP: Tool = Tool { program: "ip", package: "iproute2" };
 /// The user land of guests and testbed. The package named plain `busybox` needs libraries that they don't have.
 pub(crate) const BUSYBOX: Tool = Tool { program: "busybox", package: "busybox-static" };
 

@@ -2,7 +2,7 @@
 
 //! A disk as a configuration has it, and as people write it: `path=FILE,key=value,…`.
 
-use std::num::{NonZeroU16, NonZeroU64};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,7 +10,8 @@ use devices::virtio::block::MAX_QUEUE_SIZE;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use super::key_values::KeyValues;
+use super::key_values::{Grammar, KeyValues};
+use super::rate::{self, RateLimit};
 use super::transport::{self, Transport};
 
 /// A disk.
@@ -121,17 +122,6 @@ pub enum OnError {
     Stop,
 }
 
-/// What may be used up in a second, and how much of it at once after a pause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RateLimit {
-    /// Bytes or requests.
-    pub per_second: NonZeroU64,
-    /// Bytes or requests; as much as in a twentieth of a second when nothing is said.
-    #[serde(default)]
-    pub burst: Option<NonZeroU64>,
-}
-
 /// All keys, as the messages name them.
 const KEYS: [&str; 16] = [
     "path",
@@ -151,6 +141,9 @@ const KEYS: [&str; 16] = [
     "on-error",
     "transport",
 ];
+
+/// What of them is more than KEY=VALUE.
+const GRAMMAR: Grammar = Grammar { with_burst: &["bw", "ops"], repeated: &[], lists: &[] };
 
 /// Bytes of a serial number (virtio 1.3 §5.2.6, VIRTIO_BLK_T_GET_ID).
 const SERIAL_MAX: usize = 20;
@@ -195,7 +188,7 @@ impl Disk {
     }
 
     fn keys(text: &str, path: Option<&str>) -> Result<Self, String> {
-        let mut values = KeyValues::parse(text)?;
+        let mut values = KeyValues::parse(text, &GRAMMAR)?;
         let path = match (path, values.take("path")) {
             (None, None) => return Err("there is no path=FILE".to_owned()),
             (Some(_), Some(_)) => return Err("path is given twice".to_owned()),
@@ -221,8 +214,8 @@ impl Disk {
             serial: values.take("serial").map(str::to_owned),
             cache: values.take_one_of("cache", &caches, "writeback or writethrough")?.unwrap_or(plain.cache),
             discard: values.take_switch("discard")?.unwrap_or(plain.discard),
-            bw: rate(&mut values, "bw")?,
-            ops: rate(&mut values, "ops")?,
+            bw: rate::take(&mut values, "bw")?,
+            ops: rate::take(&mut values, "ops")?,
             group: values.take("group").map(str::to_owned),
             on_error: values.take_one_of("on-error", &errors, "report or stop")?.unwrap_or(plain.on_error),
             transport: values.take_one_of("transport", &transport::NAMES, transport::CHOICE)?,
@@ -269,27 +262,6 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// `1000`, `100M`, `100M/s`, with a burst behind a comma.
-fn rate(values: &mut KeyValues<'_>, key: &str) -> Result<Option<RateLimit>, String> {
-    let Some((rate, burst)) = values.take_two(key) else { return Ok(None) };
-    let bad = |text: &str| format!("{key}={text}: give a number from 1 on, with K, M or G behind it if you like");
-    let per_second = amount(rate.strip_suffix("/s").unwrap_or(rate)).ok_or_else(|| bad(rate))?;
-    let burst = burst.map(|burst| amount(burst).ok_or_else(|| bad(burst))).transpose()?;
-    Ok(Some(RateLimit { per_second, burst }))
-}
-
-fn amount(text: &str) -> Option<NonZeroU64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let shift = match text.strip_prefix(digits)? {
-        "" => 0,
-        "K" | "k" => 10,
-        "M" | "m" => 20,
-        "G" | "g" => 30,
-        _ => return None,
-    };
-    NonZeroU64::new(digits.parse::<u64>().ok()?.checked_mul(1 << shift)?)
-}
-
 /// `path=FILE,key=value,…`
 impl FromStr for Disk {
     type Err = ConfigError;
@@ -301,6 +273,8 @@ impl FromStr for Disk {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
 
     fn problem(text: &str) -> String {

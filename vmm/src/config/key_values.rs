@@ -4,6 +4,17 @@
 
 use std::str::FromStr;
 
+/// Which keys are more than one value.
+#[derive(Debug)]
+pub(super) struct Grammar {
+    /// A burst may stand behind a comma.
+    pub(super) with_burst: &'static [&'static str],
+    /// Each may be there many times.
+    pub(super) repeated: &'static [&'static str],
+    /// A value may be a list in brackets, with commas in it.
+    pub(super) lists: &'static [&'static str],
+}
+
 /// The pairs that have not been taken yet.
 #[derive(Debug)]
 pub(super) struct KeyValues<'a> {
@@ -19,12 +30,13 @@ struct Pair<'a> {
 }
 
 impl<'a> KeyValues<'a> {
-    pub(super) fn parse(text: &'a str) -> Result<Self, String> {
+    pub(super) fn parse(text: &'a str, grammar: &Grammar) -> Result<Self, String> {
         let mut pairs: Vec<Pair<'_>> = Vec::new();
-        for part in text.split(',').filter(|part| !part.is_empty()) {
+        let parts = Parts { rest: text, lists: grammar.lists };
+        for part in parts.filter(|part| !part.is_empty()) {
             let Some((key, value)) = part.split_once('=') else {
                 match pairs.last_mut() {
-                    Some(Pair { key: "bw" | "ops", more: more @ None, .. }) => *more = Some(part),
+                    Some(Pair { key, more: more @ None, .. }) if grammar.with_burst.contains(key) => *more = Some(part),
                     _ => return Err(format!("'{part}' is not KEY=VALUE")),
                 }
                 continue;
@@ -32,7 +44,7 @@ impl<'a> KeyValues<'a> {
             if value.is_empty() {
                 return Err(format!("{key} has no value"));
             }
-            if pairs.iter().any(|before| before.key == key) {
+            if !grammar.repeated.contains(&key) && pairs.iter().any(|before| before.key == key) {
                 return Err(format!("{key} is given twice"));
             }
             pairs.push(Pair { key, value, more: None });
@@ -48,6 +60,11 @@ impl<'a> KeyValues<'a> {
     /// The value of a key, if it is there.
     pub(super) fn take(&mut self, key: &str) -> Option<&'a str> {
         self.take_pair(key).map(|pair| pair.value)
+    }
+
+    /// All values of a key that may be repeated, in order.
+    pub(super) fn take_all(&mut self, key: &str) -> Vec<&'a str> {
+        std::iter::from_fn(|| self.take(key)).collect()
     }
 
     /// The value of a key, and what stands behind it.
@@ -86,5 +103,43 @@ impl<'a> KeyValues<'a> {
             None => Ok(()),
             Some(Pair { key, .. }) => Err(format!("there is no key '{key}': there are {}", known.join(", "))),
         }
+    }
+}
+
+/// What stands between commas, those within a list not counted.
+#[derive(Debug)]
+struct Parts<'a> {
+    rest: &'a str,
+    lists: &'static [&'static str],
+}
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let opens = self.rest.split_once("=[").is_some_and(|(key, _)| self.lists.contains(&key));
+        let list = opens.then(|| self.rest.find(']')).flatten().unwrap_or(0);
+        let end = self.rest[list..].find(',').map_or(self.rest.len(), |at| list + at);
+        let part = &self.rest[..end];
+        self.rest = self.rest.get(end + 1..).unwrap_or_default();
+        Some(part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_commas_where_the_key_may_have_one() {
+        let parts = |text| Parts { rest: text, lists: &["fd"] }.collect::<Vec<_>>();
+        assert_eq!(parts("fd=[3,4],mac=x"), ["fd=[3,4]", "mac=x"]);
+        assert_eq!(parts("mac=x,fd=[3,4]"), ["mac=x", "fd=[3,4]"]);
+        assert_eq!(parts("fd=[3,4"), ["fd=[3", "4"]);
+        assert_eq!(parts("path=[a,b=c]"), ["path=[a", "b=c]"]);
+        assert_eq!(parts("a,,b,"), ["a", "", "b"]);
     }
 }

@@ -6,20 +6,28 @@
 //! (does the file exist, how many vCPUs does KVM allow) is judged by [`Vm::build`](crate::Vm::build).
 
 mod disk;
+mod forward;
 mod key_values;
 mod memory;
+mod net;
+mod rate;
 mod serial;
+mod text;
 mod transport;
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub use arch::BootProtocol;
+pub use devices::virtio::net::MacAddress;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use disk::{Disk, DiskCache, DiskEngine, DiskFormat, OnError, RateLimit};
+pub use disk::{Disk, DiskCache, DiskEngine, DiskFormat, OnError};
+pub use forward::{Forward, Protocol};
 pub use memory::MemorySize;
+pub use net::{Net, NetBackend, UserNet, default_mac};
+pub use rate::RateLimit;
 pub use serial::SerialConfig;
 pub use transport::Transport;
 
@@ -58,6 +66,9 @@ pub struct Config {
     /// Further disks, in order.
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// Network cards, in order.
+    #[serde(default)]
+    pub nets: Vec<Net>,
     /// How many vCPUs there are.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
@@ -102,6 +113,7 @@ impl Config {
             cmdline: None,
             rootfs: None,
             disks: Vec::new(),
+            nets: Vec::new(),
             cpus: default_cpus(),
             memory: MemorySize::default(),
             serial: SerialConfig::default(),
@@ -164,6 +176,14 @@ pub enum ConfigError {
         /// What is wrong with it, and the cure.
         problem: String,
     },
+    /// Not a network card.
+    #[error("'{text}' is no network card: {problem}")]
+    Net {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
     /// Not a transport.
     #[error("'{0}' is no transport: give {choice}", choice = transport::CHOICE)]
     Transport(String),
@@ -194,6 +214,7 @@ mod tests {
     fn a_configuration_survives_json() {
         let mut config = Config::new("vmlinux");
         config.disks.push(Disk { readonly: true, ..Disk::new("d") });
+        config.nets.push("user,hostfwd=tcp:8080-:80".parse().unwrap());
         config.serial = SerialConfig::File("log".into());
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);

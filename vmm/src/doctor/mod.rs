@@ -96,6 +96,7 @@ mod tests {
             "hardware virtualization",
             "/dev/kvm",
             "tap networks",
+            "passt",
             "vhost-net",
             "vhost-vsock",
             "io_uring",

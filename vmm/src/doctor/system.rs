@@ -7,10 +7,12 @@ use std::io;
 use std::path::Path;
 
 use super::{Check, probe};
+use crate::net::passt;
 
 pub(super) fn checks() -> Vec<Check> {
     vec![
         device("tap networks", "/dev/net/tun", "tun"),
+        passt(),
         device("vhost-net", "/dev/vhost-net", "vhost_net"),
         device("vhost-vsock", "/dev/vhost-vsock", "vhost_vsock"),
         io_uring(),
@@ -37,6 +39,18 @@ fn device(name: &'static str, path: &str, module: &str) -> Check {
             };
             Check::warning(name, found, format!("load the module: 'modprobe {module}'"))
         }
+    }
+}
+
+fn passt() -> Check {
+    const NAME: &str = "passt";
+    match passt::find() {
+        Some(path) => Check::ok(NAME, format!("{} is installed", path.display())),
+        None => Check::warning(
+            NAME,
+            "is not installed",
+            format!("for networks without root (--net user), install it: '{}'", passt::INSTALL),
+        ),
     }
 }
 

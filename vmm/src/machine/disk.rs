@@ -4,16 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Instant;
 
-use devices::token_bucket::{Rate, RateLimiter};
+use devices::token_bucket::RateLimiter;
 use devices::virtio::block::{
     self, Block, BlockControl, BlockOptions, CacheMode, EngineChoice, ImageFormat, MAX_QUEUES, Serial,
 };
 
-use super::Machine;
+use super::rate::limiter;
+use super::{Machine, default_transport};
 use crate::build::BuildError;
 use crate::config::{Config, Disk, DiskCache, DiskEngine, DiskFormat, OnError, RateLimit, Transport};
 use crate::storage::{lock_behind, problem};
@@ -32,10 +31,7 @@ impl<'a> Disks<'a> {
         for (what, disk) in config.all_disks() {
             disk.check().map_err(|text| problem(what, &disk.path, text))?;
         }
-        // All of them by one way unless somebody says otherwise: the guest finds those of one transport in their order.
-        let multi_queue = config.all_disks().any(|(_, disk)| queues(disk, config) > 1);
-        let default = if multi_queue { Transport::Pci } else { Transport::Mmio };
-        let transport = config.transport.unwrap_or(default);
+        let transport = default_transport(config);
         let mut ways = config.all_disks().map(|(_, disk)| disk.transport.unwrap_or(transport));
         let mixed = ways.next().is_some_and(|first| ways.any(|other| other != first));
         // The guest's drivers decide which of both kinds comes first, and so which disk is /dev/vda.
@@ -100,7 +96,7 @@ impl<'a> Disks<'a> {
 }
 
 /// How many queues a disk has: one for each vCPU unless it says otherwise.
-fn queues(disk: &Disk, config: &Config) -> u16 {
+pub(super) fn queues(disk: &Disk, config: &Config) -> u16 {
     let vcpus = u16::try_from(config.cpus).unwrap_or(u16::MAX);
     disk.queues.map_or(vcpus.clamp(1, MAX_QUEUES), u16::from)
 }
@@ -124,14 +120,6 @@ fn groups(config: &Config) -> Result<BTreeMap<&str, Arc<RateLimiter>>, BuildErro
     }
     let limiters = limits.into_iter().filter_map(|(group, (bw, ops))| Some((group, limiter(bw, ops)?)));
     Ok(limiters.collect())
-}
-
-fn limiter(bw: Option<RateLimit>, ops: Option<RateLimit>) -> Option<Arc<RateLimiter>> {
-    let rate = |limit: RateLimit| {
-        let rate = Rate::new(limit.per_second);
-        Rate { burst: limit.burst.map_or(rate.burst, NonZeroU64::get), ..rate }
-    };
-    (bw.is_some() || ops.is_some()).then(|| Arc::new(RateLimiter::new(bw.map(rate), ops.map(rate), Instant::now())))
 }
 
 /// How Linux names virtio disks: vda to vdz, vdaa and so on.
@@ -162,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn one_multi_queue_disk_takes_all_that_have_no_wish_to_pci() {
+    fn one_multi_queue_device_takes_all_that_have_no_wish_to_pci() {
         let transport = |config: &Config| Disks::new(config).unwrap().transport;
         assert_eq!(transport(&config(&["path=a"])), Transport::Mmio);
         assert_eq!(transport(&config(&["path=a", "path=b,queues=2"])), Transport::Pci);
@@ -170,6 +158,10 @@ mod tests {
         assert_eq!(transport(&two), Transport::Pci);
         assert_eq!(queues(&two.disks[0], &two), 2);
         assert_eq!(transport(&Config { transport: Some(Transport::Mmio), ..two }), Transport::Mmio);
+        let with_net = |net: &str| Config { nets: vec![net.parse().unwrap()], ..config(&["path=a"]) };
+        assert_eq!(transport(&with_net("tap=a")), Transport::Mmio);
+        assert_eq!(transport(&with_net("tap=a,queues=2")), Transport::Pci);
+        assert_eq!(transport(&with_net("fd=[3,4]")), Transport::Pci);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! The devices of a machine: which there are, where they are, and what tells the guest of them.
 
 mod disk;
+pub(crate) mod net;
+mod rate;
 mod virtio;
 
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::build::BuildError;
-use crate::config::Transport;
+use crate::config::{Config, Transport};
 use crate::exit::Ending;
 use crate::interrupts::Interrupts;
 
@@ -36,6 +38,14 @@ const POWER: PowerRegisters = PowerRegisters {
     sleep_type_s5: layout::PM_SLEEP_TYPE_S5,
     power_button: layout::PM_EVENT_POWER_BUTTON,
 };
+
+/// How the guest finds a device that has no wish of its own: all of them by one way, as it finds those of one transport in their
+/// order.
+pub(crate) fn default_transport(config: &Config) -> Transport {
+    let disks = config.all_disks().any(|(_, disk)| disk::queues(disk, config) > 1);
+    let nets = config.nets.iter().any(|net| net.pairs() > 1);
+    config.transport.unwrap_or(if disks || nets { Transport::Pci } else { Transport::Mmio })
+}
 
 /// The devices of a VM, while they are put together.
 pub(crate) struct Machine<'a> {

@@ -5,6 +5,7 @@
 mod bad_input;
 #[path = "../micro_guest/elf.rs"]
 mod elf;
+mod networks;
 #[path = "../micro_guest/programs.rs"]
 #[expect(dead_code, reason = "only some of the programs are run here")]
 mod programs;

@@ -11,6 +11,8 @@ mod machines;
 mod many;
 #[path = "../../../devices/tests/mounted/mod.rs"]
 mod mounted;
+mod namespace;
+mod net;
 mod rates;
 mod rig;
 mod serial;

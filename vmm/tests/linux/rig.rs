@@ -5,8 +5,9 @@
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -35,6 +36,8 @@ pub(crate) struct Boot {
     arguments: Vec<String>,
     cmdline: String,
     stdin: bool,
+    nobody: bool,
+    descriptors: Option<(String, [i32; 2])>,
 }
 
 impl Boot {
@@ -46,7 +49,7 @@ impl Boot {
 
     pub(crate) fn with(kernel: &[&str]) -> Self {
         let arguments = vec!["run".to_owned(), "--initrd".to_owned(), path(&guest_file("initrd"))];
-        Self { arguments, cmdline: CMDLINE.to_owned(), stdin: false }.args(kernel)
+        Self { arguments, cmdline: CMDLINE.to_owned(), stdin: false, nobody: false, descriptors: None }.args(kernel)
     }
 
     pub(crate) fn rootfs(self, image: &str) -> Self {
@@ -75,8 +78,36 @@ impl Boot {
         self
     }
 
+    /// Runs it as a user who may do nothing but use /dev/kvm.
+    pub(crate) fn by_nobody(mut self) -> Self {
+        self.nobody = true;
+        self
+    }
+
+    /// Starts it with a file open twice, by these numbers below 10.
+    pub(crate) fn with_descriptors(mut self, file: &str, numbers: [i32; 2]) -> Self {
+        self.descriptors = Some((file.to_owned(), numbers));
+        self
+    }
+
+    /// Has the guest run a script, from its second disk.
+    pub(crate) fn script(self, script: &Image) -> Self {
+        self.args(&["--disk", &format!("path={},readonly=on", script.path)]).say("vmm.run=\"sh /dev/vdb\"")
+    }
+
     pub(crate) fn start(self) -> Running {
         let mut command = vmm(&self.arguments);
+        if let Some((file, [one, other])) = &self.descriptors {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("exec \"$@\" {one}<>{file} {other}<>{file}"), "sh"]);
+            shell.arg(command.get_program()).args(command.get_args());
+            command = shell;
+        }
+        if self.nobody {
+            const NOBODY: u32 = 65534;
+            let group = std::fs::metadata("/dev/kvm").unwrap().gid();
+            command.uid(NOBODY).gid(if group == 0 { NOBODY } else { group });
+        }
         command.args(["--cmdline", &self.cmdline]);
         command.stdin(if self.stdin { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -115,22 +146,29 @@ impl Drop for StopsWhenPanicking {
     }
 }
 
+/// What the host does when the guest has said something.
+pub(crate) type Reaction = (&'static str, Box<dyn FnOnce(&Control) + Send>);
+
 /// Boots with the library, and lets the host react once the guest has said `marker`; what it said until it powered off.
 pub(crate) fn run_and_react(
     config: &Config,
     marker: &'static str,
     react: impl FnOnce(&Control) + Send + 'static,
 ) -> String {
+    run_and_react_to_all(config, vec![(marker, Box::new(react))])
+}
+
+/// The same, with many reactions in this order.
+pub(crate) fn run_and_react_to_all(config: &Config, reactions: Vec<Reaction>) -> String {
     let (mut output, guest) = UnixStream::pair().unwrap();
     let vm = Vm::build(config, Some(Console { input: None, output: Box::new(guest) })).unwrap();
     let control = StopsWhenPanicking(vm.control());
     let reader = thread::spawn(move || {
-        let (mut seen, mut bytes, mut react) = (Vec::new(), [0; 4096], Some(react));
+        let (mut seen, mut bytes, mut reactions) = (Vec::new(), [0; 4096], reactions.into_iter().peekable());
         while let Ok(len @ 1..) = output.read(&mut bytes) {
             seen.extend_from_slice(&bytes[..len]);
-            if String::from_utf8_lossy(&seen).contains(marker)
-                && let Some(react) = react.take()
-            {
+            let text = String::from_utf8_lossy(&seen);
+            while let Some((_, react)) = reactions.next_if(|(marker, _)| text.contains(marker)) {
                 react(&control.0);
             }
         }
@@ -148,7 +186,7 @@ pub(crate) fn vmm<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
 }
 
 /// Runs a tool, which has to succeed.
-fn succeeds(command: &mut Command) {
+pub(crate) fn succeeds(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{command:?}: {said}");
@@ -285,6 +323,21 @@ impl Image {
         let to = dir.path().join("image");
         std::fs::File::create(&to).unwrap().set_len(size).unwrap();
         Self { path: path(&to), _dir: dir }
+    }
+
+    /// A script for a shell, which everybody may read.
+    pub(crate) fn script(text: &str) -> Self {
+        let image = Self::empty(0);
+        let blanks = "\n".repeat(text.len().next_multiple_of(512) - text.len());
+        std::fs::write(&image.path, format!("{text}{blanks}")).unwrap();
+        image.for_everybody()
+    }
+
+    /// Lets every user read and write it.
+    pub(crate) fn for_everybody(self) -> Self {
+        std::fs::set_permissions(self._dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&self.path, PermissionsExt::from_mode(0o666)).unwrap();
+        self
     }
 
     /// A qcow2 image with the bytes of another one.

@@ -9,6 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -23,6 +24,8 @@ const JOB_DISK: &str = "/dev/vdb";
 const JOB: &str = "/job";
 /// Where the list of this part's modules is.
 const MODULES: &str = "/etc/testbed-modules";
+/// Whoever is in this group may make VMs.
+const KVM_GROUP: u32 = 36;
 /// How often the other side gets told that this machine is alive.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -77,7 +80,7 @@ fn mount_the_rest() -> Result<(), String> {
     kinds.iter().try_for_each(|(kind, place)| system::mount(kind, place))
 }
 
-/// What udev would have made.
+/// What udev would have done.
 fn make_links() {
     for (link, target) in [
         ("fd", "/proc/self/fd"),
@@ -87,6 +90,14 @@ fn make_links() {
     ] {
         if let Err(error) = std::os::unix::fs::symlink(target, Path::new("/dev").join(link)) {
             crate::complain(format_args!("can't make /dev/{link}: {error}"));
+        }
+    }
+    // As Debian's rules have it: a group may use the one, everybody the other.
+    for (device, group, mode) in [("/dev/kvm", KVM_GROUP, 0o660), ("/dev/net/tun", 0, 0o666)] {
+        let permitted = std::os::unix::fs::chown(device, None, Some(group))
+            .and_then(|()| std::fs::set_permissions(device, PermissionsExt::from_mode(mode)));
+        if let Err(error) = permitted {
+            crate::complain(format_args!("can't give others access to {device}: {error}"));
         }
     }
 }

@@ -12,7 +12,7 @@ mod rootfs;
 
 pub(crate) use kernel::Kernel;
 pub(crate) use modules::modules_for;
-pub(crate) use rootfs::{install_busybox, make_ext4};
+pub(crate) use rootfs::{install_busybox, install_program, make_ext4};
 
 use std::fs;
 use std::path::PathBuf;
@@ -35,12 +35,14 @@ pub(crate) struct Guest {
     pub(crate) vmlinux: PathBuf,
     /// Drivers and `/init`.
     pub(crate) initrd: PathBuf,
-    /// busybox, `/sbin/init` and `/usr/bin/blockload` on ext4.
+    /// busybox, `/sbin/init`, `/usr/bin/blockload` and `/usr/bin/netload` on ext4.
     pub(crate) rootfs: PathBuf,
     /// Our process 1.
     pub(crate) init: PathBuf,
     /// What loads a disk in the guest.
     pub(crate) blockload: PathBuf,
+    /// What loads a network, in the guest and beside it.
+    pub(crate) netload: PathBuf,
     /// Its busybox.
     pub(crate) busybox: PathBuf,
     /// The unpacked kernel package.
@@ -75,7 +77,7 @@ fn make(workspace: &Workspace, update: bool) -> Result<(Guest, bool)> {
     packages::ensure(&[MKFS, BUSYBOX, DEBUGFS].into_iter().chain(emulator).collect::<Vec<_>>())?;
     let program =
         |name| static_build::executable(workspace, &["build", "--package", "guest-init", "--bin", name], name);
-    let (init, blockload) = (program("guest-init")?, program("blockload")?);
+    let (init, blockload, netload) = (program("guest-init")?, program("blockload")?, program("netload")?);
     let folder = workspace.target("guest");
     let _lock = stamp::lock(&folder)?;
     let kernel = kernel::ensure(&folder, update)?;
@@ -87,6 +89,7 @@ fn make(workspace: &Workspace, update: bool) -> Result<(Guest, bool)> {
         rootfs: folder.join("rootfs.ext4"),
         init,
         blockload,
+        netload,
         busybox,
         kernel,
     };
@@ -123,7 +126,7 @@ fn make_initrd(guest: &Guest) -> Result<bool> {
 
 fn make_rootfs(guest: &Guest) -> Result<bool> {
     let recipe = Recipe::default().text(rootfs::VERSION).file(&guest.busybox)?.file(&guest.init)?;
-    let recipe = recipe.file(&guest.blockload)?;
+    let recipe = recipe.file(&guest.blockload)?.file(&guest.netload)?;
     stamp::keep(&guest.rootfs, recipe, |draft| {
         let step = Step::start("building rootfs.ext4");
         rootfs::build(guest, draft)?;

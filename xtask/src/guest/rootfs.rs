@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A root file system in a file: busybox with all its applets, an init, and what loads a disk.
+//! A root file system in a file: busybox with all its applets, an init, and what loads a disk and a network.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -13,7 +13,7 @@ use super::Guest;
 use crate::process;
 
 /// Changes when the same parts would give another file system.
-pub(crate) const VERSION: &str = "2";
+pub(crate) const VERSION: &str = "3";
 
 const FOLDERS: [&str; 15] = [
     "bin", "dev", "etc", "home", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/log",
@@ -28,6 +28,29 @@ const FILES: [(&str, &str); 6] = [
     ("etc/profile", "export PS1='\\h:\\w\\$ '\n"),
 ];
 
+/// What busybox's DHCP client runs when there is news, which it gets as variables.
+const UDHCPC_SCRIPT: &str = r#"#!/bin/sh
+case "$1" in
+deconfig)
+    ip link set "$interface" up
+    ;;
+bound | renew)
+    ip address flush dev "$interface" scope global
+    ip address add "$ip/${mask:-24}" dev "$interface"
+    [ -z "$mtu" ] || ip link set "$interface" mtu "$mtu"
+    for router in $router; do
+        # Another network's, as some hosts have it: it is on the link all the same.
+        ip route add default via "$router" dev "$interface" 2> /dev/null && break
+        ip route add "$router" dev "$interface" && ip route add default via "$router" dev "$interface" && break
+    done
+    : > /run/resolv.conf
+    for server in $dns; do
+        echo "nameserver $server" >> /run/resolv.conf
+    done
+    ;;
+esac
+"#;
+
 /// Writes the guest's root file system.
 pub(crate) fn build(guest: &Guest, to: &Path) -> Result<()> {
     let staging = tempfile::tempdir()?;
@@ -41,6 +64,13 @@ pub(crate) fn build(guest: &Guest, to: &Path) -> Result<()> {
     )?;
     install_program(&guest.init, &own)?;
     install_program(&guest.blockload, &root.join("usr/bin/blockload"))?;
+    install_program(&guest.netload, &root.join("usr/bin/netload"))?;
+    // The root may be read-only; /run never is.
+    symlink("/run/resolv.conf", root.join("etc/resolv.conf"))?;
+    let script = root.join("etc/udhcpc/default.script");
+    fs::create_dir_all(root.join("etc/udhcpc"))?;
+    fs::write(&script, UDHCPC_SCRIPT)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     // Everything is written now: a guest that still initialised tables in the background would blur what tests see.
     make_ext4(root, to, "64M", &["-L", "rootfs", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
 }
@@ -73,7 +103,8 @@ pub(crate) fn install_busybox(busybox: &Path, root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn install_program(from: &Path, to: &Path) -> Result<()> {
+/// Copies a program that needs nothing else.
+pub(crate) fn install_program(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("can't copy {}", from.display()))?;
     fs::set_permissions(to, fs::Permissions::from_mode(0o755))?;
     Ok(())

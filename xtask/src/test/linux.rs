@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::counts::Counts;
 use super::run_libtest;
 use crate::guest::{self, Guest};
-use crate::packages::{self, MKFS, QEMU_IMG};
+use crate::packages::{self, IP, MKFS, PASST, QEMU_IMG};
 use crate::progress::note;
 use crate::testbed::{self, Died, Request, Stream};
 use crate::workspace::Workspace;
@@ -26,6 +26,9 @@ const MEMORY: u64 = 6144;
 /// through all that was tried. Two vCPUs run on one processor just as well, and micro-guests run on real ones before.
 const CPUS: u32 = 1;
 
+/// How many times the tests of networks send what they send: whoever wants more than a glimpse sets it.
+const ROUNDS: &str = "VMM_NET_ROUNDS";
+
 /// The programs: Linux guests, and the micro-guests, which ran on this host's KVM already, whatever is behind it.
 const PROGRAMS: [&str; 2] = ["micro_guest", "linux"];
 
@@ -37,8 +40,8 @@ pub(crate) fn run(workspace: &Workspace, threads: u32, filter: Option<&str>) -> 
     let guest = guest::ensure(workspace)?;
     let threads = format!("--test-threads={threads}");
     if host::runs_unmodified_kernels(&vmm) {
-        // The tests check the images that their guests had.
-        packages::ensure(&[QEMU_IMG, MKFS])?;
+        // The tests check the images that their guests had, and make networks.
+        packages::ensure(&[QEMU_IMG, MKFS, PASST, IP])?;
         return on_this_host(workspace, &build("linux")?, &vmm, &guest, &threads, filter);
     }
     note("this machine's KVM doesn't run unmodified kernels: the Linux tests run in the testbed");
@@ -61,6 +64,7 @@ fn on_this_host(
     fs::write(&skips, "").with_context(|| format!("can't write {}", skips.display()))?;
     let mut command = Command::new(tests);
     command.arg(threads).args(filter).env("VMM_BIN", vmm).env("VMM_SKIP_LOG", &skips);
+    command.env("VMM_NETLOAD", &guest.netload);
     command.env("VMM_GUEST_DIR", guest.vmlinux.parent().unwrap_or(Path::new(".")));
     let counts = run_libtest(&mut command)?;
     Ok(count_skips(counts, &skips))
@@ -137,15 +141,16 @@ impl Testbed<'_> {
         let _ = fs::remove_dir_all(&out);
         let mut command = vec![format!("/share/{}", self.name), self.threads.to_owned()];
         command.extend(arguments);
+        let mut environment =
+            ["VMM_SKIP_LOG=/out/skipped", "VMM_TEST_EMULATED=1", "RUST_BACKTRACE=1"].map(str::to_owned).to_vec();
+        environment.extend(std::env::var(ROUNDS).map(|rounds| format!("{ROUNDS}={rounds}")));
         let request = Request {
             cpus: CPUS,
             memory: MEMORY,
             share: Some(self.share.to_owned()),
             out: Some(out.clone()),
             timeout: Some(TIMEOUT),
-            environment: ["VMM_SKIP_LOG=/out/skipped", "VMM_TEST_EMULATED=1", "RUST_BACKTRACE=1"]
-                .map(str::to_owned)
-                .to_vec(),
+            environment,
             attempts: 1,
             ..Request::new(command)
         };

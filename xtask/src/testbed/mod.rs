@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::guest::{self, Guest};
-use crate::packages::{self, DEBUGFS, MKFS, QEMU, QEMU_IMG};
+use crate::packages::{self, DEBUGFS, IP, MKFS, PASST, QEMU, QEMU_IMG};
 use crate::progress::note;
 use crate::static_build;
 use crate::workspace::Workspace;
@@ -96,7 +96,7 @@ pub(crate) fn run(
     sink: &mut dyn FnMut(Stream, &[u8]) -> std::io::Result<()>,
 ) -> Result<i32> {
     check(request)?;
-    packages::ensure(&[QEMU, QEMU_IMG, MKFS, DEBUGFS])?;
+    packages::ensure(&[QEMU, QEMU_IMG, MKFS, DEBUGFS, PASST, IP])?;
     let vmm = static_build::executable(workspace, &["build", "--package", "vmm", "--bin", "vmm"], "vmm")?;
     let guest = guest::ensure(workspace)?;
     let root = root_disk::ensure(workspace, &guest)?;

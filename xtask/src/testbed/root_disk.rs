@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The testbed's root disk: busybox, e2fsprogs, qemu-img, modules, the guest files. It is made once and never written to; what
-//! a command changes is thrown away with the testbed.
+//! The testbed's root disk: busybox, e2fsprogs, qemu-img, passt, ip, modules, the guest files. It is made once and never written
+//! to; what a command changes is thrown away with the testbed.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,16 +17,30 @@ use crate::stamp::{self, Recipe};
 use crate::workspace::Workspace;
 
 /// Changes when the same parts would give another disk.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 /// Sparse: what isn't used takes no room.
 const SIZE: &str = "4G";
 
 /// What makes the machine a KVM host, and what tests on one want.
-const MODULES: [&str; 10] =
-    ["kvm-amd", "tun", "tap", "vhost", "vhost_net", "vhost_vsock", "vsock_diag", "vsock_loopback", "loop", "fuse"];
+const MODULES: [&str; 13] = [
+    "kvm-amd",
+    "tun",
+    "tap",
+    "macvtap",
+    "veth",
+    "dummy",
+    "vhost",
+    "vhost_net",
+    "vhost_vsock",
+    "vsock_diag",
+    "vsock_loopback",
+    "loop",
+    "fuse",
+];
 
-/// The host's own programs, for looking at disks that a guest has written.
-const PROGRAMS: [&str; 5] = ["e2fsck", "debugfs", "mke2fs", "dumpe2fs", "qemu-img"];
+/// The host's own programs, for looking at disks that a guest has written, and for networks. passt starts the second of its
+/// kind where the processor has AVX2.
+const PROGRAMS: [&str; 8] = ["e2fsck", "debugfs", "mke2fs", "dumpe2fs", "qemu-img", "passt", "passt.avx2", "ip"];
 
 /// The disk, made anew where one of its parts has changed.
 pub(crate) fn ensure(workspace: &Workspace, guest: &Guest) -> Result<PathBuf> {
@@ -34,7 +48,7 @@ pub(crate) fn ensure(workspace: &Workspace, guest: &Guest) -> Result<PathBuf> {
     let _lock = stamp::lock(&folder)?;
     let disk = folder.join("root.ext4");
     let mut recipe = Recipe::default().text(VERSION).text(SIZE).text(&MODULES.join(" ")).text(&guest.kernel.package);
-    for part in [&guest.initrd, &guest.rootfs, &guest.init, &guest.busybox] {
+    for part in [&guest.initrd, &guest.rootfs, &guest.init, &guest.busybox, &guest.netload] {
         recipe = recipe.file(part)?;
     }
     for program in PROGRAMS {
@@ -69,6 +83,7 @@ fn fill(root: &Path, guest: &Guest) -> Result<()> {
     for (name, path) in names {
         fs::copy(path, root.join("guest").join(name)).with_context(|| format!("can't copy {}", path.display()))?;
     }
+    guest::install_program(&guest.netload, &root.join("usr/bin/netload"))?;
     install_modules(root, guest)?;
     PROGRAMS.iter().try_for_each(|program| install_program(root, program))?;
     replace_link(&root.join("sbin/mkfs.ext4"), "/sbin/mke2fs")
@@ -109,8 +124,9 @@ fn parse_ldd(text: &str) -> Vec<&str> {
 }
 
 fn find(program: &str) -> Result<PathBuf> {
-    process::find(program)
-        .with_context(|| format!("{program} is missing; it comes with: apt-get install e2fsprogs qemu-utils"))
+    process::find(program).with_context(|| {
+        format!("{program} is missing; it comes with: apt-get install e2fsprogs qemu-utils passt iproute2")
+    })
 }
 
 fn replace_link(link: &Path, target: &str) -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use vmm::{ConfigError, Disk, MemorySize, SerialConfig, Transport};
+use vmm::{ConfigError, Disk, MemorySize, Net, SerialConfig, Transport};
 
 use crate::STATUS_USAGE;
 
@@ -66,6 +66,33 @@ pub(crate) struct DoctorArguments {
                                 fails, or waits (report)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
+Network keys; one of the first four says what the card is connected to:
+  tap=NAME                      a tap, opened with the flags that it was made
+                                with; made for the VM if it isn't there
+  fd=N or fd=[N,N]              open taps or macvtaps, a queue pair each
+  passt=SOCKET                  a passt that runs
+  user                          a passt of its own: needs no root. The first
+                                word, without a value
+  hostfwd=PROTO:[ADDR:]PORT-:PORT
+                                a port of the host's that leads to the guest's,
+                                with user: tcp:127.0.0.1:8080-:80; repeat it
+                                for more; an IPv6 address is in brackets
+  dns=ADDR                      a name server for the guest, with user (those of
+                                the host); repeat it for more
+  mac=MAC                       its address (from --name and the card's index)
+  mtu=N                         the largest packet, in bytes (not said)
+  queues=N                      queue pairs, a thread each (1)
+  queue-size=N                  descriptors of a queue: 4, 8, … 1024 (256)
+  bw-rx=BYTES[,BURST]           bytes a second to the guest, and how many at
+                                once after a pause; K, M and G may follow
+  bw-tx=BYTES[,BURST]           the same from the guest
+  ops-rx=N[,BURST]              frames a second to the guest
+  ops-tx=N[,BURST]              frames a second from the guest
+  antispoof=on|off              the guest sends from the card's address only (off)
+  ip=ADDR                       with antispoof=on, from this address only; repeat
+                                it for more
+  transport=mmio|pci            how the guest finds it (that of --transport)
+
 Keys, with --serial stdio while standard input is a terminal:
   Ctrl-a x       end the VM at once
   Ctrl-a p       press the power button
@@ -87,7 +114,8 @@ Examples:
   vmm run --kernel vmlinux --rootfs rootfs.ext4
   vmm run --kernel vmlinuz --initrd initrd --rootfs disk.img,ro --cpus 2 --memory 4G
   vmm run --kernel vmlinux --serial file=boot.log --disk path=data.img,readonly=on
-  vmm run --kernel vmlinux --rootfs disk.img,direct=on --disk path=logs.img,bw=20M,ops=500")]
+  vmm run --kernel vmlinux --rootfs disk.img,direct=on --disk path=logs.img,bw=20M,ops=500
+  vmm run --kernel vmlinux --rootfs disk.img --net user,hostfwd=tcp:127.0.0.1:8080-:80")]
 pub(crate) struct RunArguments {
     /// Kernel: an ELF vmlinux or a bzImage, told apart by content
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
@@ -116,6 +144,10 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "path=FILE[,KEY=VALUE]...", help_heading = "Disks", value_parser = |text: &str| text.parse::<Disk>().map_err(what_is_wrong))]
     pub(crate) disk: Vec<Disk>,
 
+    /// Network card, with network keys, see below; may be given many times, and the guest sees them in that order
+    #[arg(long, value_name = "WHERE[,KEY=VALUE]...", help_heading = "Networks", value_parser = |text: &str| text.parse::<Net>().map_err(what_is_wrong))]
+    pub(crate) net: Vec<Net>,
+
     /// Virtual CPUs: 1 to what the host's KVM allows. Linux guests use the first 255 of them
     #[arg(long, value_name = "N", help_heading = "Machine", default_value = "1", value_parser = cpus)]
     pub(crate) cpus: u32,
@@ -125,7 +157,7 @@ pub(crate) struct RunArguments {
     pub(crate) memory: MemorySize,
 
     /// How the guest finds its virtio devices: by windows of registers that ACPI names, or on a PCI bus. Without it, mmio,
-    /// or pci for all when a disk has more than one queue
+    /// or pci for all when a device has more than one queue (pair)
     #[arg(long, value_name = "mmio|pci", help_heading = "Machine")]
     pub(crate) transport: Option<Transport>,
 
@@ -177,7 +209,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// The message says which argument it is about, so the error needn't.
 fn what_is_wrong(error: ConfigError) -> String {
     match error {
-        ConfigError::Disk { problem, .. } => problem,
+        ConfigError::Disk { problem, .. } | ConfigError::Net { problem, .. } => problem,
         other => other.to_string(),
     }
 }

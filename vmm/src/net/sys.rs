@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a tap is asked for, and the flags of descriptors.
+
+#![expect(unsafe_code, reason = "these calls of the kernel have no wrapper")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// `struct ifreq` (Linux `include/uapi/linux/if.h`) for a call about flags: a name that ends in 0, and 24 bytes for what the call
+/// is about.
+#[repr(C)]
+struct Request {
+    name: [u8; libc::IFNAMSIZ],
+    flags: i16,
+    rest: [u8; 22],
+}
+
+impl Request {
+    /// `None`: no interface has such a name.
+    fn new(name: &str, flags: u16) -> Option<Self> {
+        let mut request = Self { name: [0; libc::IFNAMSIZ], flags: flags.cast_signed(), rest: [0; 22] };
+        // The last byte stays 0.
+        let room = request.name.get_mut(..libc::IFNAMSIZ - 1)?.get_mut(..name.len())?;
+        room.copy_from_slice(name.as_bytes());
+        Some(request)
+    }
+}
+
+fn call(fd: &impl AsFd, number: libc::Ioctl, request: &mut Request) -> io::Result<()> {
+    // SAFETY: each number that this file gives is that of a call which reads and writes a `struct ifreq`, and that is what the
+    // pointer is to; it lives until the call is over.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), number, &raw mut *request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn request(name: &str, flags: u16) -> io::Result<Request> {
+    Request::new(name, flags).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// Makes an open `/dev/net/tun` a queue of the tap, which is made if it isn't there (`TUNSETIFF`).
+pub(super) fn attach(tun: &File, name: &str, flags: u16) -> io::Result<()> {
+    call(tun, libc::TUNSETIFF, &mut request(name, flags)?)
+}
+
+/// The flags of an open tap or macvtap (`TUNGETIFF`).
+pub(super) fn tap_flags(tap: &impl AsFd) -> io::Result<u16> {
+    let mut request = request("", 0)?;
+    call(tap, libc::TUNGETIFF, &mut request)?;
+    Ok(request.flags.cast_unsigned())
+}
+
+/// Sets an interface up, so that it passes frames.
+pub(super) fn set_up(name: &str) -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+        .or_else(|_| std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)))?;
+    let mut request = request(name, 0)?;
+    call(&socket, libc::SIOCGIFFLAGS as libc::Ioctl, &mut request)?;
+    request.flags |= libc::IFF_UP as i16;
+    call(&socket, libc::SIOCSIFFLAGS as libc::Ioctl, &mut request)
+}
+
+/// A socket to the part of the kernel that knows interfaces.
+pub(super) fn netlink() -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers, and gives one.
+    let socket = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+/// A descriptor of our own for what a number stands for, which is an error if that is nothing. From now on, no program that
+/// we start gets either.
+pub(super) fn duplicate(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes and gives numbers; a number that is no descriptor is an error.
+    let own = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if own < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    let own = unsafe { OwnedFd::from_raw_fd(own) };
+    // SAFETY: takes numbers, and sets a flag that takes away nothing from whoever has the descriptor.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(own)
+}
+
+/// Has writes to a descriptor, and reads from it, fail where they would have to wait.
+pub(super) fn never_wait(fd: &impl AsFd) -> io::Result<()> {
+    let number = fd.as_fd().as_raw_fd();
+    // SAFETY: gives a number.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFL) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: takes numbers; how others wait for this file changes, and nothing else.
+    if unsafe { libc::fcntl(number, libc::F_SETFL, flags | libc::O_NONBLOCK) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_as_large_as_the_kernel_takes_it_to_be() {
+        assert_eq!(size_of::<Request>(), size_of::<libc::ifreq>());
+        assert!(Request::new("fifteen-letters", 0).is_some() && Request::new("sixteen--letters", 0).is_none());
+    }
+
+    #[test]
+    fn what_is_no_descriptor_and_what_is_no_tap_are_errors() {
+        assert_eq!(duplicate(1 << 20).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        let null = File::open("/dev/null").unwrap();
+        let own = duplicate(null.as_raw_fd()).unwrap();
+        assert_ne!(own.as_raw_fd(), null.as_raw_fd());
+        assert!(tap_flags(&own).is_err());
+    }
+}
