@@ -107,12 +107,19 @@ fn a_warm_disk_allocates_nothing() {
                     }
                     ALLOCATIONS.load(Ordering::Relaxed) - before
                 };
-                // Threads that wait for the disk begin when they are needed: a round in which one did doesn't count, and
-                // there are no more of those than threads.
-                let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
-                let mut rounds = (0..=POOL).map(|_| (threads(), round(), threads()));
-                let (_, made, _) = rounds.find(|(before, _, after)| before == after).unwrap();
-                assert_eq!(made, 0, "{engine:?}, direct {direct}, at {at:#x}");
+                // Threads that wait for the disk begin when they are needed, and each has a buffer of its own from when it
+                // needs one: no more rounds than these can be about that. All others allocate nothing.
+                let (mut clean, mut others) = (0, Vec::new());
+                while clean < 3 {
+                    match round() {
+                        0 => clean += 1,
+                        made => {
+                            clean = 0;
+                            others.push(made);
+                        }
+                    }
+                    assert!(others.len() <= 2 * POOL, "{engine:?}, direct {direct}, at {at:#x}: {others:?}");
+                }
             }
         }
     }

@@ -91,7 +91,9 @@ fn a_warm_card_allocates_nothing() {
         options.antispoof = guarded.then(Antispoof::default);
         let mut net = Net::new("eth0", vec![backend], options).unwrap();
         let mem = ram(1 << 20);
-        mem.write_slice(&[&[0; 12 + 6], MAC.as_slice()].concat(), GuestAddress(FRAME)).unwrap();
+        // A kind of frame that is for experiments (IEEE 802).
+        let beginning = [&[0; 12 + 6], MAC.as_slice(), &[0x88, 0xb5]].concat();
+        mem.write_slice(&beginning, GuestAddress(FRAME)).unwrap();
         let interrupt = Arc::new(Interrupt(EventFd::new(0).unwrap()));
         let notifier = Arc::new(Notifier::new(interrupt.clone()));
         let mut queues: Vec<(MockDriver, EventFd)> = Vec::new();

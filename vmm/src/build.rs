@@ -120,7 +120,7 @@ pub enum KvmError {
     Absent,
     /// This user may not use it.
     #[error(
-        "/dev/kvm may not be opened by this user: add it to the kvm group ('usermod -aG kvm USER') and log in again"
+        "/dev/kvm may not be opened by this user: add this user to the kvm group ('usermod -aG kvm USER') and log in again"
     )]
     Forbidden,
     /// Another hypervisor holds the processor.

@@ -267,6 +267,10 @@ impl FromStr for Disk {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
+        if let Some(path) = text.split(',').next().filter(|path| !path.is_empty() && !path.contains('=')) {
+            let problem = format!("'{path}' is not KEY=VALUE: write path={path}");
+            return Err(ConfigError::Disk { text: text.to_owned(), problem });
+        }
         Self::keys(text, None).map_err(|problem| ConfigError::Disk { text: text.to_owned(), problem })
     }
 }
@@ -335,8 +339,8 @@ mod tests {
     fn what_is_wrong_with_a_disk_is_named_with_its_cure() {
         for (text, said) in [
             ("", "there is no path=FILE"),
-            ("a.img", "'a.img' is not KEY=VALUE"),
-            ("path=a.img,ro", "'ro' is not KEY=VALUE"),
+            ("a.img", "'a.img' is not KEY=VALUE: write path=a.img"),
+            ("path=a.img,ro", "'ro' is not KEY=VALUE: write readonly=on"),
             ("path=a,readonly=maybe", "readonly=maybe: give on or off"),
             ("path=a,readonly=", "readonly has no value"),
             ("path=a,path=b", "path is given twice"),

@@ -37,6 +37,7 @@ impl<'a> KeyValues<'a> {
             let Some((key, value)) = part.split_once('=') else {
                 match pairs.last_mut() {
                     Some(Pair { key, more: more @ None, .. }) if grammar.with_burst.contains(key) => *more = Some(part),
+                    _ if part == "ro" => return Err("'ro' is not KEY=VALUE: write readonly=on".to_owned()),
                     _ => return Err(format!("'{part}' is not KEY=VALUE")),
                 }
                 continue;

@@ -79,6 +79,6 @@ mod tests {
     fn an_error_is_split_into_what_was_found_and_what_to_do() {
         let check = fault("/dev/kvm", &KvmError::from_errno(libc::EACCES));
         assert_eq!(check.found, "may not be opened by this user");
-        assert!(check.advice.unwrap().starts_with("add it to the kvm group"));
+        assert!(check.advice.unwrap().starts_with("add this user to the kvm group"));
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use devices::token_bucket::RateLimiter;
@@ -54,6 +55,12 @@ impl<'a> Disks<'a> {
         let name = name(self.controls.len());
         let cant = |error: &dyn std::fmt::Display| problem(what, &disk.path, error.to_string());
         let options = self.options(disk).map_err(|error| cant(&error))?;
+        if disk.format == DiskFormat::Raw && begins_as_qcow2(&image) {
+            let path = disk.path.display();
+            tracing::warn!(
+                "{what} {path}: it begins as a qcow2 image, but is used as a raw one: add format=qcow2 if it is one"
+            );
+        }
         let block = Block::new(name, image, options).map_err(|error| cant(&error))?;
         self.controls.push(block.control());
         machine.add_virtio(Box::new(block), disk.transport.unwrap_or(self.transport))
@@ -93,6 +100,13 @@ impl<'a> Disks<'a> {
         };
         Ok(options)
     }
+}
+
+/// Whether the image's first bytes are those of a qcow2 image. A guest can write them too, so nothing is made of that.
+fn begins_as_qcow2(image: &File) -> bool {
+    let mut magic = [0; 4];
+    // Direct I/O takes no such small piece, and has nothing to say here.
+    image.read_exact_at(&mut magic, 0).is_ok() && magic == *b"QFI\xfb"
 }
 
 /// How many queues a disk has: one for each vCPU unless it says otherwise.

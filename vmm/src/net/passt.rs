@@ -16,7 +16,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use devices::throttle::Throttle;
 use devices::virtio::net::{Backend, Reconnect};
 
 use super::{ports, sys};
@@ -24,6 +26,12 @@ use crate::config::{Protocol, UserNet};
 
 /// The program.
 const PROGRAM: &str = "passt";
+/// How long it may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The most bytes of what it said that are looked at.
+const MAX_SAID: usize = 64 << 10;
+/// The most characters of its last line that are shown.
+const MAX_SHOWN: usize = 300;
 /// How it is had.
 pub(crate) const INSTALL: &str = "apt-get install passt";
 
@@ -36,10 +44,11 @@ pub(crate) fn find() -> Option<PathBuf> {
 /// Connects to a passt that runs.
 pub(super) fn connect(path: &Path) -> Result<Backend, String> {
     let is_socket = std::fs::metadata(path).map_or(true, |found| found.file_type().is_socket());
-    let socket = UnixStream::connect(path).map_err(|error| match error.kind() {
+    let socket = sys::connect(path).map_err(|error| match error.kind() {
         _ if !is_socket => "is no socket: give that of a passt, which 'passt --socket PATH' makes".to_owned(),
         io::ErrorKind::NotFound => "there is no such socket: start 'passt --socket PATH' first".to_owned(),
         io::ErrorKind::ConnectionRefused => "nobody listens there: start 'passt --socket PATH' first".to_owned(),
+        io::ErrorKind::WouldBlock => "takes nobody just now: another program may have it".to_owned(),
         io::ErrorKind::PermissionDenied => "may not be used by this user".to_owned(),
         _ => format!("can't be connected to: {error}"),
     })?;
@@ -52,7 +61,7 @@ struct Again(PathBuf);
 
 impl Reconnect for Again {
     fn try_connect(&mut self) -> io::Result<UnixStream> {
-        UnixStream::connect(&self.0)
+        sys::connect(&self.0)
     }
 }
 
@@ -66,6 +75,8 @@ struct Process {
     /// Nothing once the VM has ended.
     running: Option<Running>,
     ended: bool,
+    /// Its ends, which a guest or a network may bring about.
+    restarts: Throttle,
 }
 
 #[derive(Debug)]
@@ -87,6 +98,11 @@ impl Passt {
             _ => format!("{PROGRAM} can't be started: {error}"),
         })?;
         // It writes its number when it is ready, and nothing if it ends before.
+        if !sys::is_readable_within(&running.ready, PATIENCE).unwrap_or_default() {
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+            return Err(format!("{PROGRAM} wasn't ready within {PATIENCE:?}"));
+        }
         let mut number = [0; 32];
         match running.ready.read(&mut number) {
             Ok(1..) => (),
@@ -96,7 +112,7 @@ impl Passt {
                 return Err(said.map_or_else(|| format!("{PROGRAM} ended: {status}"), |line| explain(&line)));
             }
         }
-        let process = Process { arguments, running: Some(running), ended: false };
+        let process = Process { arguments, running: Some(running), ended: false, restarts: Throttle::new() };
         let passt = Self(Arc::new(Mutex::new(process)));
         let reconnect = Box::new(AnotherOne(passt.0.clone()));
         Ok((passt, Backend::Stream { socket, reconnect: Some(reconnect) }))
@@ -131,7 +147,9 @@ impl Reconnect for AnotherOne {
             let _ = before.child.kill();
             let status = before.child.wait()?;
             let said = last_line(&mut before.said).map(|line| format!(": {line}")).unwrap_or_default();
-            tracing::warn!("{PROGRAM} has ended ({status}) and is started again{said}");
+            if let Some(times) = process.restarts.hit() {
+                tracing::warn!(times, "{PROGRAM} has ended ({status}) and is started again{said}");
+            }
         }
         // Should it fail, its socket is closed at once, and this is called again after a pause.
         let (socket, running) = spawn(&process.arguments)?;
@@ -188,10 +206,13 @@ fn last_line(said: &mut PipeReader) -> Option<String> {
     let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
     while let Ok(length @ 1..) = said.read(&mut part) {
         bytes.extend_from_slice(&part[..length]);
+        if bytes.len() >= MAX_SAID {
+            break;
+        }
     }
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Failed to send "));
-    lines.next_back().map(|line| line.chars().filter(|c| !c.is_control()).collect())
+    lines.next_back().map(|line| line.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect())
 }
 
 /// What it said, in our words where there is more to say.

@@ -7,6 +7,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 /// `struct ifreq` (Linux `include/uapi/linux/if.h`) for a call about flags: a name that ends in 0, and 24 bytes for what the call
 /// is about.
@@ -72,6 +76,38 @@ pub(super) fn netlink() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
+/// Connects to a socket without waiting: one that takes nobody just now is an error (`WouldBlock`).
+pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+    // SAFETY: takes numbers, and gives one.
+    let socket =
+        unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let mut address = libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
+    let name = path.as_os_str().as_bytes();
+    // The last byte stays 0.
+    let room = address.sun_path.get_mut(..107).and_then(|room| room.get_mut(..name.len()));
+    for (to, from) in room.ok_or(io::ErrorKind::InvalidFilename)?.iter_mut().zip(name) {
+        *to = from.cast_signed();
+    }
+    let size = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: the address lives on this stack during the call, which reads as many bytes as it has.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(UnixStream::from(socket)) }
+}
+
+/// Waits until there is something to be read, or its end, but no longer than that.
+pub(super) fn is_readable_within(fd: &impl AsFd, time: Duration) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let timeout = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: one pollfd, which lives on this stack during the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, timeout) };
+    if ready < 0 { Err(io::Error::last_os_error()) } else { Ok(ready > 0) }
+}
+
 /// A descriptor of our own for what a number stands for, which is an error if that is nothing. From now on, no program that
 /// we start gets either.
 pub(super) fn duplicate(number: i32) -> io::Result<OwnedFd> {
@@ -112,6 +148,25 @@ mod tests {
     fn a_request_is_as_large_as_the_kernel_takes_it_to_be() {
         assert_eq!(size_of::<Request>(), size_of::<libc::ifreq>());
         assert!(Request::new("fifteen-letters", 0).is_some() && Request::new("sixteen--letters", 0).is_none());
+    }
+
+    #[test]
+    fn a_socket_that_takes_nobody_is_an_error_and_no_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = loop {
+            // As many as it lets wait, and one more.
+            match connect(&path) {
+                Ok(socket) => std::mem::forget(socket),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+        drop(listener);
+        let long = folder.path().join("x".repeat(200));
+        assert_eq!(connect(&long).unwrap_err().kind(), io::ErrorKind::InvalidFilename);
     }
 
     #[test]

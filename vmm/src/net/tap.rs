@@ -29,10 +29,26 @@ pub(super) fn open(name: &str, queues: u16) -> Result<Vec<Backend>, String> {
     });
     let files = files.collect::<Result<Vec<_>, String>>()?;
     if !is_there {
+        believe_no_router(name);
         sys::set_up(name).map_err(|error| format!("was made, and can't be set up: {error}"))?;
     }
     let vnet_header = flags & IFF_VNET_HDR != 0;
     Ok(files.into_iter().map(|file| Backend::Tap { file, vnet_header }).collect())
+}
+
+/// Has the host take no addresses and routes from whoever is behind the tap: it is a guest. Otherwise it does so where it
+/// forwards nothing itself (Linux Documentation/networking/ip-sysctl.rst).
+fn believe_no_router(name: &str) {
+    for key in ["accept_ra", "autoconf", "accept_redirects"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{name}/{key}");
+        match std::fs::write(&path, "0") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("{path} can't be set to 0, so the host may take routes from the guest: {error}");
+            }
+            // Without IPv6 there is no such file.
+            _ => (),
+        }
+    }
 }
 
 /// Those that we make a tap with.

@@ -57,10 +57,14 @@ pub(crate) fn lock_behind(file: &File, path: &Path) -> io::Result<()> {
 fn lock(what: &str, file: &File, path: &Path, write: bool) -> Result<(), String> {
     match lock::lock(file, write) {
         Ok(()) => Ok(()),
+        Err(Refusal::Taken(Some(pid))) if pid == std::process::id() => {
+            let text = if write { "is in use by" } else { "is written by" };
+            Err(format!("{text} another disk of this process: give readonly=on to both, or a copy"))
+        }
         Err(Refusal::Taken(holder)) => {
             let by = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
             let text = if write { "is in use by" } else { "is written by" };
-            Err(format!("{text} {by}: close it there, or give a copy"))
+            Err(format!("{text} {by}: close it there, give a copy, or readonly=on to both"))
         }
         // Some network file systems have no locks. Then nobody can keep the image to himself there.
         Err(Refusal::Host(errno)) => {
@@ -88,7 +92,10 @@ fn file_error(what: &'static str, path: &Path, error: &io::Error, read_only_cure
     let text = match error.kind() {
         _ if is_directory => "is a directory".to_owned(),
         io::ErrorKind::NotFound if path.is_symlink() => "is a link to a file that is not there".to_owned(),
-        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::NotFound => match path.to_str().and_then(|path| path.rsplit_once(',')) {
+            Some((_, last)) => format!("there is no such file ('{last}' is no disk key, so it belongs to the name)"),
+            None => "there is no such file".to_owned(),
+        },
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => match read_only_cure {
             Some(cure) if readable() => cure.to_owned(),
             _ => "may not be opened by this user".to_owned(),

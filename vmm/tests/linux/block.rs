@@ -167,8 +167,10 @@ fn an_image_that_another_vm_writes_is_refused_and_stays_as_it_was() {
         let output = vmm(&["run", "--kernel", &path(&guest_file("vmlinux")), "--disk", &disk]).output().unwrap();
         let line = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{line}");
-        let expected =
-            format!("vmm: error: disk {}: {said} process {pid}: close it there, or give a copy\n", image.path);
+        let expected = format!(
+            "vmm: error: disk {}: {said} process {pid}: close it there, give a copy, or readonly=on to both\n",
+            image.path
+        );
         assert_eq!(line, expected);
     }
     first.signal("TERM");

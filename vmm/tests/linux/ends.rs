@@ -80,5 +80,8 @@ fn a_kvm_that_is_absent_or_forbidden_is_named() {
     let mut nobody = vmm;
     nobody.uid(65534).gid(65534);
     let said = refused(nobody);
-    assert!(said.starts_with("vmm: error: /dev/kvm may not be opened by this user: add it to the kvm group"), "{said}");
+    assert!(
+        said.starts_with("vmm: error: /dev/kvm may not be opened by this user: add this user to the kvm group"),
+        "{said}"
+    );
 }

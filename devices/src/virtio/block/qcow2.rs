@@ -67,7 +67,12 @@ impl Qcow2 {
     /// Opens the image in `file`, and what it is based on if all of that is among what the options permit, or directly in a
     /// folder that is.
     pub(super) fn new(file: fs::File, options: &BlockOptions) -> io::Result<Self> {
-        let permitted = options.permitted.iter().map(fs::canonicalize).collect::<io::Result<_>>()?;
+        let find = |path: &PathBuf| {
+            let missing =
+                |error: io::Error| io::Error::new(error.kind(), format!("backing={}: {error}", path.display()));
+            fs::canonicalize(path).map_err(missing)
+        };
+        let permitted = options.permitted.iter().map(find).collect::<io::Result<_>>()?;
         let behind = Behind { permitted, lock: options.lock_behind };
         let Opened { image, backing_size } = open(file.try_clone()?, !options.read_only, &behind, 1)?;
         Ok(Self { image: RwLock::new(image), backing_size, unzeroed: Mutex::default(), file })
@@ -238,7 +243,10 @@ impl Behind {
         let error = |error: &io::Error, what: &dyn fmt::Display| io::Error::new(error.kind(), based(what));
         let real = fs::canonicalize(&path).map_err(|source| error(&source, &format!("can't be found: {source}")))?;
         if !self.permitted.iter().any(|permitted| real == *permitted || real.parent() == Some(permitted)) {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, based(&"it may not open")));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                based(&"it may not open unless 'backing=' permits that"),
+            ));
         }
         // The name that was checked, and not as a FIFO, which would wait for its other end.
         let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&real)?;

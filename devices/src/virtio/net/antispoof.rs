@@ -16,6 +16,8 @@ use super::options::Antispoof;
 /// let through.
 pub(super) const LOOKED_AT: usize = 192;
 
+/// What is less is a length (IEEE 802.3).
+const ETHERTYPE_LEAST: u16 = 0x0600;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -28,7 +30,9 @@ const ROUTING: u8 = 43;
 const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
 /// ICMPv6: I am at this address.
+const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
 
 /// The beginning of a frame, and where the host will write a checksum.
 struct Frame<'a> {
@@ -75,7 +79,9 @@ impl Antispoof {
             tag if ETHERTYPES_TAG.contains(&tag) => false,
             ETHERTYPE_ARP => self.permits_arp(mac, frame)?,
             ETHERTYPE_IPV4 => self.ipv4.is_empty() || self.permits_ipv4(frame)?,
-            ETHERTYPE_IPV6 => self.ipv6.is_empty() || self.permits_ipv6(frame)?,
+            ETHERTYPE_IPV6 => self.permits_ipv6(mac, frame)?,
+            // A length: what is behind it may be anything, ARP and the frames of bridges too.
+            0..ETHERTYPE_LEAST => false,
             _ => !restricts,
         };
         (source == mac.bytes() && permitted).then_some(())
@@ -112,28 +118,34 @@ impl Antispoof {
         Some(is_first && is_to_all && frame.byte(23)? == UDP && ports == (68, 67))
     }
 
-    fn permits_ipv6(&self, frame: &Frame<'_>) -> Option<bool> {
+    fn permits_ipv6(&self, mac: MacAddress, frame: &Frame<'_>) -> Option<bool> {
         if frame.byte(14)? >> 4 != 6 {
             return Some(false);
+        }
+        if self.ipv6.is_empty() {
+            return self.permits_icmpv6(mac, frame);
         }
         let source = Ipv6Addr::from(frame.bytes::<16>(22)?);
         let target = Ipv6Addr::from(frame.bytes::<16>(38)?);
         if source.is_unspecified() {
             // Duplicate address detection (RFC 4862 §5.4.2), looking for a router, and joining the groups for that.
             let [first, second, ..] = target.octets();
-            return Some((first, second) == (0xff, 0x02) && self.permits_icmpv6(frame)?);
+            return Some((first, second) == (0xff, 0x02) && self.permits_icmpv6(mac, frame)?);
         }
-        Some(self.is_own(source) && self.permits_icmpv6(frame)?)
+        Some(self.is_own(mac, source) && self.permits_icmpv6(mac, frame)?)
     }
 
-    fn is_own(&self, address: Ipv6Addr) -> bool {
-        let is_link_local = address.octets().starts_with(&[0xfe, 0x80, 0, 0, 0, 0, 0, 0]);
-        is_link_local || self.ipv6.contains(&address)
+    /// One that was given, or the link-local one that belongs to the card's MAC address (RFC 4291, appendix A). Any other of
+    /// the link might be the router's.
+    fn is_own(&self, mac: MacAddress, address: Ipv6Addr) -> bool {
+        let [a, b, c, d, e, f] = mac.bytes();
+        let link_local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+        self.ipv6.is_empty() || address.octets() == link_local || self.ipv6.contains(&address)
     }
 
-    /// Whether the packet is anything but the claim to have an address of others. Nobody believes one in fragments
-    /// (RFC 6980).
-    fn permits_icmpv6(&self, frame: &Frame<'_>) -> Option<bool> {
+    /// Whether the packet is anything but a router's word, or the claim to have an address of others. Nobody believes one in
+    /// fragments (RFC 6980).
+    fn permits_icmpv6(&self, mac: MacAddress, frame: &Frame<'_>) -> Option<bool> {
         let (mut next, mut at) = (frame.byte(20)?, 54usize);
         // Ends: each turn goes on by 8 bytes at least, and the frame's copy is bounded.
         while matches!(next, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) {
@@ -141,10 +153,14 @@ impl Antispoof {
             at = usize::from(units).checked_add(1)?.checked_mul(8)?.checked_add(at)?;
             next = following;
         }
-        if next != ICMPV6 || frame.byte(at)? != NEIGHBOUR_ADVERTISEMENT {
+        if next != ICMPV6 {
             return Some(true);
         }
-        Some(self.is_own(Ipv6Addr::from(frame.bytes::<16>(at.checked_add(8)?)?)))
+        match frame.byte(at)? {
+            ROUTER_ADVERTISEMENT | REDIRECT => Some(false),
+            NEIGHBOUR_ADVERTISEMENT => Some(self.is_own(mac, Ipv6Addr::from(frame.bytes::<16>(at.checked_add(8)?)?))),
+            _ => Some(true),
+        }
     }
 }
 

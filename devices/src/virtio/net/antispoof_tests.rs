@@ -9,8 +9,14 @@ const OTHER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 8);
 const ANY_V4: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
 const OTHER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 8);
-const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 1, 2, 3, 4);
+const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// The link-local address that belongs to the card's MAC address.
+fn link_local() -> Ipv6Addr {
+    let [a, b, c, d, e, f] = MAC.map(u16::from);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+}
 
 fn both() -> Antispoof {
     Antispoof { ipv4: vec![V4], ipv6: vec![V6] }
@@ -65,11 +71,11 @@ fn what_is_the_guests_own_is_let_through() {
         ("DHCP", ipv4(ANY_V4, broadcast, 0, 17, [68, 67])),
         ("DHCP with options", ipv4(ANY_V4, broadcast, 2, 17, [68, 67])),
         ("IPv6", ipv6(V6, OTHER_V6, 6, &[0; 20])),
-        ("link-local IPv6", ipv6(LINK_LOCAL, OTHER_V6, 6, &[0; 20])),
+        ("link-local IPv6", ipv6(link_local(), OTHER_V6, 6, &[0; 20])),
         ("duplicate address detection", ipv6(Ipv6Addr::UNSPECIFIED, ALL_NODES, 58, &[135; 24])),
         ("joining a group", ipv6(Ipv6Addr::UNSPECIFIED, ALL_NODES, 0, &[58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0])),
         ("an advertisement", ipv6(V6, ALL_NODES, 58, &advertises(V6))),
-        ("one of a link-local address", ipv6(V6, ALL_NODES, 58, &advertises(LINK_LOCAL))),
+        ("one of a link-local address", ipv6(V6, ALL_NODES, 58, &advertises(link_local()))),
         ("fragments of IPv6", ipv6(V6, OTHER_V6, 44, &[58, 0, 0, 1, 0, 0, 0, 0])),
     ] {
         assert!(permits(&both(), &frame), "{name}");
@@ -105,6 +111,10 @@ fn what_is_somebody_elses_is_not_let_through() {
         ("no address to one", ipv6(Ipv6Addr::UNSPECIFIED, V6, 58, &[135; 24])),
         ("no address and another's", ipv6(Ipv6Addr::UNSPECIFIED, ALL_NODES, 58, &advertises(OTHER_V6))),
         ("an advertisement of another's", ipv6(V6, ALL_NODES, 58, &advertises(OTHER_V6))),
+        ("a link-local address that may be the router's", ipv6(ROUTER, V6, 6, &[0; 20])),
+        ("an advertisement of that", ipv6(V6, ALL_NODES, 58, &advertises(ROUTER))),
+        ("a router's word", ipv6(link_local(), ALL_NODES, 58, &[134; 24])),
+        ("a router's word to one", ipv6(V6, OTHER_V6, 58, &[137; 40])),
         ("one behind options", behind(0, &[58, 0, 1, 4, 0, 0, 0, 0])),
         ("one behind a route", behind(43, &[58, 0, 0, 0, 0, 0, 0, 0])),
         ("one far behind", behind(60, &[&[58, 30][..], &[0; 246]].concat())),
@@ -160,6 +170,10 @@ fn addresses_that_are_not_given_restrict_nothing() {
         assert!(!permits(&only_mac, &changed(frame, 6, &OTHER_MAC)));
     }
     assert!(!permits(&only_mac, &arp(OTHER_MAC, V4)));
+    for word in [134, 137] {
+        assert!(!permits(&only_mac, &ipv6(ROUTER, ALL_NODES, 58, &[word; 40])), "a guest is no router");
+    }
+    assert!(!permits(&only_mac, &ethernet(MAC, 0x05ff, &[0; 46])), "a length");
     assert!(!permits(&only_mac, &ethernet(MAC, 0x8100, &[0; 46])));
     let only_v4 = Antispoof { ipv4: vec![V4], ipv6: vec![] };
     assert!(permits(&only_v4, &ipv6(OTHER_V6, V6, 6, &[0; 20])));

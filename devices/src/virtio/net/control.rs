@@ -6,10 +6,14 @@
 //! answered with an error and counted. Which frames the driver wants is checked and not kept: that is only a wish (§5.1.6.5.1),
 //! and the host gives those that are for this guest.
 
+use std::num::NonZeroU64;
+use std::time::Instant;
+
 use super::counters::Reason;
 use super::mac::MacAddress;
 use super::ring::{Next, Ring};
 use super::spec;
+use crate::token_bucket::{Rate, TokenBucket};
 use crate::virtio::chain::ChainError;
 use crate::virtio::queue::{QueueError, QueueState};
 use vm_memory::Bytes;
@@ -20,11 +24,18 @@ const MAX_ADDRESSES: u32 = 1024;
 #[derive(Debug)]
 pub(super) struct Control {
     pub(super) ring: Ring,
+    /// Each command that changes a tap takes one: the host has one lock for all of its interfaces, and tells everybody who
+    /// listens of each change.
+    changes: TokenBucket,
 }
+
+/// How many such commands are done a second, and at once after a pause; those beyond fail. No driver makes as many.
+const CHANGES: (NonZeroU64, u64) = (NonZeroU64::new(20).unwrap(), 64);
 
 impl Control {
     pub(super) fn new(ring: Ring) -> Self {
-        Self { ring }
+        let (per_second, burst) = CHANGES;
+        Self { ring, changes: TokenBucket::new(Rate { per_second, burst }, Instant::now()) }
     }
 
     /// Does all commands that are there.
@@ -110,6 +121,7 @@ impl Control {
                 self.agreed(spec::F_MQ)?;
                 let pairs = u16::from_le_bytes(self.data()?);
                 self.end()?;
+                self.change()?;
                 let card = &self.ring.card;
                 (1..=card.pairs).contains(&pairs).then(|| card.set_active_pairs(pairs))
             }
@@ -117,11 +129,22 @@ impl Control {
                 self.agreed(spec::F_CTRL_GUEST_OFFLOADS)?;
                 let offloads = u64::from_le_bytes(self.data()?);
                 self.end()?;
+                self.change()?;
                 let agreed = self.ring.features & spec::GUEST_OFFLOADS;
                 (offloads & !agreed == 0 && self.ring.card.set_offloads(offloads)).then_some(())
             }
             _ => None,
         }
+    }
+
+    /// Whether one more change of the tap may be made now.
+    fn change(&mut self) -> Option<()> {
+        let now = Instant::now();
+        if self.changes.wait(now).is_some() {
+            return None;
+        }
+        self.changes.take(1, now);
+        Some(())
     }
 
     /// Reads past a list of addresses.

@@ -96,7 +96,7 @@ impl NetOptions {
 pub struct Antispoof {
     /// Its IPv4 addresses. 0.0.0.0 stays possible for DHCP requests and ARP probes.
     pub ipv4: Vec<Ipv4Addr>,
-    /// Its IPv6 addresses. `fe80::/64` stays possible, and `::` to link-local groups, as duplicate address detection
+    /// Its IPv6 addresses. The link-local one that belongs to the MAC address stays possible, and `::` to link-local groups, as duplicate address detection
     /// wants it.
     pub ipv6: Vec<Ipv6Addr>,
 }

@@ -77,8 +77,6 @@ pub(super) struct Outgoing<'a> {
     pub(super) buffers: &'a mut FrameBuffers,
     /// Bytes of the frame, the prefix included.
     pub(super) len: usize,
-    /// How much of what is in the stream for this frame went before.
-    pub(super) sent: &'a mut usize,
 }
 
 #[derive(Debug)]
@@ -110,6 +108,14 @@ impl Port {
         };
         self.writable &= !matches!(sent, Sent::Blocked);
         sent
+    }
+
+    /// Whether some of the frame that is being sent went, and the other side waits for the rest.
+    pub(super) fn has_begun(&self) -> bool {
+        match &self.kind {
+            Kind::Tap(_) => false,
+            Kind::Stream(stream) => stream.has_begun(),
+        }
     }
 
     /// Keeps what is left of a frame of which some went: the other side waits for it. `true`: there was something.

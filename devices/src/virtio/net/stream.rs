@@ -18,6 +18,8 @@ use crate::sys::poll::Watch;
 
 /// Bytes of a length.
 const LENGTH: usize = 4;
+/// The longest frame that passt takes; it closes the stream of whoever sends a longer one.
+const LONGEST: usize = 65_535;
 /// How much is thrown away by one call.
 const SCRATCH: usize = 4096;
 
@@ -29,6 +31,11 @@ pub(super) struct Stream {
     /// When to try that next, and how long to wait after it.
     again: Option<Instant>,
     pause: Duration,
+    /// Since when there is somebody.
+    since: Instant,
+    /// How much of the frame that is being sent went to him, its length included. It is his alone: to the next one, that frame
+    /// goes from its beginning.
+    begun: usize,
     incoming: Incoming,
     /// What is left of a frame whose queue has stopped.
     rest: Vec<u8>,
@@ -53,8 +60,8 @@ struct Incoming {
 impl Stream {
     /// A stream on a socket that doesn't wait.
     pub(super) fn new(socket: UnixStream, reconnect: Option<Box<dyn Reconnect>>) -> Self {
-        let (again, pause) = (None, FIRST_PAUSE);
-        Self { socket: Some(socket), reconnect, again, pause, incoming: Incoming::default(), rest: Vec::new() }
+        let (again, pause, since, incoming) = (None, FIRST_PAUSE, Instant::now(), Incoming::default());
+        Self { socket: Some(socket), reconnect, again, pause, since, begun: 0, incoming, rest: Vec::new() }
     }
 
     pub(super) fn send(&mut self, frame: Outgoing<'_>) -> Sent {
@@ -63,17 +70,26 @@ impl Stream {
             sent => return sent,
         }
         let Some(socket) = &self.socket else { return Sent::Gone(Loss::Closed) };
-        let Outgoing { header: _, prefix, buffers, len, sent } = frame;
+        let Outgoing { header: _, prefix, buffers, len } = frame;
+        if len > LONGEST {
+            return Sent::Refused(io::ErrorKind::InvalidInput.into());
+        }
         let length = length_of(len);
         // Ends: each turn sends some of it.
-        while *sent < LENGTH.saturating_add(len) {
-            match buffers.send(socket, Peer::Socket, [&length, prefix], prefix.len(), *sent) {
+        while self.begun < LENGTH.saturating_add(len) {
+            match buffers.send(socket, Peer::Socket, [&length, prefix], prefix.len(), self.begun) {
                 Ok(0) => return Sent::Blocked,
-                Ok(more) => *sent = sent.saturating_add(more),
+                Ok(more) => self.begun = self.begun.saturating_add(more),
                 Err(error) => return unsent(error),
             }
         }
+        self.begun = 0;
         Sent::Done
+    }
+
+    /// Whether some of the frame that is being sent went, and the other side waits for the rest.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun > 0
     }
 
     /// Whether there is something that was kept.
@@ -95,8 +111,9 @@ impl Stream {
     }
 
     pub(super) fn keep_rest(&mut self, frame: &Outgoing<'_>) -> bool {
-        let Outgoing { header: _, prefix, buffers, len, sent } = frame;
-        if **sent == 0 || self.socket.is_none() {
+        let Outgoing { header: _, prefix, buffers, len } = frame;
+        let begun = std::mem::take(&mut self.begun);
+        if begun == 0 || self.socket.is_none() {
             return false;
         }
         let mut bytes = vec![0; *len];
@@ -106,7 +123,7 @@ impl Stream {
         }
         buffers.read(prefix.len(), behind);
         self.rest = [length_of(*len).as_slice(), bytes.as_slice()].concat();
-        self.rest.drain(..(**sent).min(self.rest.len()));
+        self.rest.drain(..begun.min(self.rest.len()));
         true
     }
 
@@ -201,10 +218,13 @@ impl Stream {
     }
 
     pub(super) fn lose(&mut self, now: Instant) {
-        let Self { socket, reconnect, again, pause, incoming, rest } = self;
+        let Self { socket, reconnect, again, pause, since, begun, incoming, rest } = self;
         *socket = None;
-        *pause = FIRST_PAUSE;
-        *again = reconnect.as_ref().and_then(|_| now.checked_add(FIRST_PAUSE));
+        *begun = 0;
+        // Somebody who comes only to go again is waited for as long as nobody is.
+        let stayed = now.saturating_duration_since(*since) >= LONGEST_PAUSE;
+        *pause = if stayed { FIRST_PAUSE } else { pause.saturating_mul(2).min(LONGEST_PAUSE) };
+        *again = reconnect.as_ref().and_then(|_| now.checked_add(*pause));
         *incoming = Incoming::default();
         rest.clear();
     }
@@ -216,8 +236,13 @@ impl Stream {
         };
         let connected = reconnect.try_connect().and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
         self.socket = connected.ok();
-        self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
-        self.again = if self.socket.is_some() { None } else { now.checked_add(self.pause) };
+        self.again = if self.socket.is_some() {
+            self.since = now;
+            None
+        } else {
+            self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
+            now.checked_add(self.pause)
+        };
         self.socket.is_some()
     }
 
@@ -252,4 +277,53 @@ fn failed(error: io::Error) -> Received {
 
 fn unsent(error: io::Error) -> Sent {
     if error.kind() == io::ErrorKind::WouldBlock { Sent::Blocked } else { Sent::Gone(Loss::Host(error)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use vm_memory::GuestAddress;
+
+    use super::*;
+    use crate::virtio::chain::Segment;
+    use crate::virtio::mock::ram;
+
+    #[derive(Debug)]
+    struct Next(Option<UnixStream>);
+
+    impl Reconnect for Next {
+        fn try_connect(&mut self) -> io::Result<UnixStream> {
+            self.0.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        }
+    }
+
+    #[test]
+    fn what_went_to_one_who_is_gone_is_not_continued_to_the_next() {
+        const LEN: usize = 60_000;
+        let mut buffers = FrameBuffers::new(ram(1 << 20));
+        buffers.push(&[Segment { address: GuestAddress(0), len: LEN as u32 }]);
+        let (ours, _first) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (next, mut second) = UnixStream::pair().unwrap();
+        let mut stream = Stream::new(ours, Some(Box::new(Next(Some(next)))));
+        let mut send = |stream: &mut Stream| {
+            let header = [0; spec::HEADER_SIZE];
+            let sent = stream.send(Outgoing { header: &header, prefix: &[], buffers: &mut buffers, len: LEN });
+            matches!(sent, Sent::Done)
+        };
+        while send(&mut stream) {}
+        assert!(stream.has_begun());
+        let now = Instant::now();
+        stream.lose(now);
+        assert!(!stream.has_begun());
+        assert!(!stream.try_again(now), "there is a pause");
+        assert!(stream.try_again(now + LONGEST_PAUSE));
+        assert!(send(&mut stream));
+        let mut length = [0; LENGTH];
+        second.read_exact(&mut length).unwrap();
+        assert_eq!(length, length_of(LEN), "it goes from its beginning");
+        stream.lose(now + LONGEST_PAUSE);
+        assert!(stream.pause > FIRST_PAUSE, "who goes at once is waited for longer");
+    }
 }

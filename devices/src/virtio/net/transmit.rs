@@ -34,8 +34,6 @@ struct Pending {
     len: usize,
     /// How many of them are in `prefix`.
     prefix: usize,
-    /// How much went of what is in the stream for it.
-    sent: usize,
 }
 
 /// What a turn has found out about the backend.
@@ -118,20 +116,19 @@ impl Transmit {
                 return Err(Reason::Spoofed);
             }
         }
-        Ok(Pending { head, len, prefix: looked_at, sent: 0 })
+        Ok(Pending { head, len, prefix: looked_at })
     }
 
     /// Sends the frame that was taken on, or what is left of it.
     fn send_pending(&mut self, port: &mut Port) -> Result<Sent, QueueError> {
-        let Some(pending) = &mut self.pending else { return Ok(Sent::Done) };
+        let Some(pending) = &self.pending else { return Ok(Sent::Done) };
         let (head, len) = (pending.head, pending.len);
         let card = &self.ring.card;
         // A frame of which some is in a stream goes on in any case.
-        let passes = pending.sent > 0 || card.link() && card.is_active(self.pair);
+        let passes = port.has_begun() || card.link() && card.is_active(self.pair);
         let sent = if passes {
             let prefix = self.prefix.get(..pending.prefix).unwrap_or_default();
-            let (buffers, sent) = (&mut self.buffers, &mut pending.sent);
-            port.send(Outgoing { header: &self.header, prefix, buffers, len, sent })
+            port.send(Outgoing { header: &self.header, prefix, buffers: &mut self.buffers, len })
         } else {
             self.ring.drop(Reason::LinkDown);
             Sent::Done
@@ -156,11 +153,10 @@ impl Transmit {
     /// Ends. A frame of which some went is completed: the other side gets the rest from a copy. One of which nothing went
     /// stays in flight.
     pub(super) fn stop(mut self, port: &mut Port) -> QueueState {
-        if let Some(pending) = &mut self.pending {
+        if let Some(pending) = &self.pending {
             let prefix = self.prefix.get(..pending.prefix).unwrap_or_default();
-            let (buffers, sent) = (&mut self.buffers, &mut pending.sent);
-            let (head, len) = (pending.head, pending.len);
-            if port.keep_rest(&Outgoing { header: &self.header, prefix, buffers, len, sent }) {
+            let (head, len, buffers) = (pending.head, pending.len, &mut self.buffers);
+            if port.keep_rest(&Outgoing { header: &self.header, prefix, buffers, len }) {
                 self.ring.pass(len);
                 // A ring that fails now has been asked to stop anyway.
                 let _ = self.ring.give_back(head, 0, len).and_then(|()| self.ring.announce());
