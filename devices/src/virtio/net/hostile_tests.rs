@@ -11,7 +11,7 @@ use std::thread;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::machine::{
-    BASE, BUFFER, Drivers, FRAME, HEADER, HOLE, MAC, Machine, PLACES, RAM_END, Seat, UNTOUCHED, frame, options,
+    BASE, BUFFER, Drivers, FRAME, HEADER, HOLE, MAC, Machine, PLACES, Peer, RAM_END, Seat, UNTOUCHED, frame, options,
 };
 use super::{Antispoof, Drops, NetOptions, spec};
 use crate::virtio::features;
@@ -172,7 +172,8 @@ fn frames_that_are_none_go_back_and_are_counted() {
 
 #[test]
 fn the_shortest_and_the_longest_frame_pass_in_any_pieces() {
-    attack(&[("14 bytes", 14), ("65535 bytes, the most that passt takes", 65_535)], |machine, name, &len| {
+    let lengths = [("14 bytes", 14), ("65535 bytes", 65_535), ("65553 bytes, which passt takes for an attack", 65_553)];
+    attack(&lengths, |machine, name, &len| {
         let card = &machine.card;
         let mut drivers = card.all_drivers();
         let sent = frame(len);
@@ -187,7 +188,10 @@ fn the_shortest_and_the_longest_frame_pass_in_any_pieces() {
         drivers.tx().descriptor(0, table, 14 * 16, INDIRECT, 0);
         drivers.tx().offer(0);
         assert_eq!(card.serve(1, drivers.tx()), Some((0, 0)), "{name}");
-        assert!(card.peers[0].receive() == ([0; 12], sent), "{name}");
+        if len <= 65_535 || matches!(card.peers[0], Peer::Tap(_)) {
+            assert!(card.peers[0].receive() == ([0; 12], sent), "{name}");
+        }
+        // Otherwise nothing of it went: the next frame would be out of step.
     });
 }
 
