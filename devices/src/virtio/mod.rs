@@ -2,6 +2,7 @@
 
 //! Virtio (virtio 1.3): one status machine and one queue under every transport, and the devices on top.
 
+mod announcer;
 pub mod block;
 pub mod chain;
 pub mod device;

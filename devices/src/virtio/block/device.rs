@@ -104,11 +104,6 @@ impl Block {
         &self.image
     }
 
-    /// Before anybody else has the image.
-    pub(super) fn set_one_processor(&mut self, has_one_processor: bool) {
-        Arc::get_mut(&mut self.image).unwrap().has_one_processor = has_one_processor;
-    }
-
     pub(super) fn shared(&self) -> Arc<Image> {
         self.image.clone()
     }

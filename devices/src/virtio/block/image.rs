@@ -14,7 +14,6 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::Backend;
 use super::options::{BlockOptions, MAX_QUEUE_SIZE, MAX_QUEUES, Topology};
-use crate::processors;
 use crate::throttle::Throttle;
 use crate::virtio::notifier::Notifier;
 
@@ -95,8 +94,6 @@ pub(super) struct Image {
     pub(super) topology: Topology,
     /// The unit of DISCARD and WRITE_ZEROES in bytes; `None`: they are not offered.
     pub(super) discards: Option<u32>,
-    /// Our threads and the guest's processors take turns on one of the host's.
-    pub(super) has_one_processor: bool,
     /// Threads that wait for the disk in place of its queues' own.
     pub(super) pool_threads: AtomicUsize,
     sectors: AtomicU64,
@@ -145,7 +142,6 @@ impl Image {
             options,
             topology,
             discards,
-            has_one_processor: processors::is_one(),
             pool_threads: AtomicUsize::new(0),
             sectors: AtomicU64::new(sectors),
             resizing: Mutex::new(()),

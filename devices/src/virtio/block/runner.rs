@@ -23,16 +23,10 @@ use super::options::OnError;
 use super::qcow2::Unwritten;
 use super::request::{Request, Step};
 use super::spec;
+use crate::virtio::announcer::Announcer;
 use crate::virtio::chain::{Chain, ChainError};
 use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::{Queue, QueueError};
-
-/// How many requests are completed before the driver is told, while there are more that need no wait: half of those that
-/// were there, so that it works on them while the other half is done, within these bounds. Fewer would cost more to tell
-/// than the driver gains.
-const ANNOUNCE_REQUESTS: (u16, u16) = (8, 32);
-/// How many bytes count as one request more.
-const ANNOUNCE_BYTES: u64 = 16 << 10;
 
 /// The longest that a queue sleeps for its rate limits before it looks again. Kernels add the time to a clock.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
@@ -66,10 +60,7 @@ pub(super) struct Runner {
     held: Vec<u16>,
     /// What [`Image::resumed`] was when they were last tried.
     resumed: u64,
-    /// What was completed and the driver was not told of, in requests.
-    unannounced: u32,
-    /// How much of that there may be before it is told.
-    announce_at: u32,
+    announcer: Announcer,
     /// Requests that are known to be there and were not begun with.
     more: u16,
 }
@@ -99,8 +90,7 @@ impl Runner {
             chain,
             held,
             resumed,
-            unannounced: 0,
-            announce_at: 0,
+            announcer: Announcer::new(),
             more: 0,
         }
     }
@@ -174,10 +164,7 @@ impl Runner {
     /// Takes up to `available` chains, behind those that were in flight when the queue was stopped: a pause gets nobody
     /// around the limits. When the rate limits let no more in, gives the time after which they do.
     fn take(&mut self, available: u16) -> Result<Option<Duration>, RunError> {
-        let (least, most) = ANNOUNCE_REQUESTS;
-        // A driver that can only run when we sleep gains nothing by being told earlier.
-        self.announce_at =
-            if self.image.has_one_processor { u32::MAX } else { (available / 2).clamp(least, most).into() };
+        self.announcer.expect(available);
         self.more = available.saturating_add(self.queue.to_take_again());
         while self.more > 0 {
             if self.is_stopped() {
@@ -371,16 +358,11 @@ impl Runner {
 
     fn give_back(&mut self, head: u16, written: u32, bytes: u64) -> Result<(), RunError> {
         self.queue.complete(head, written)?;
-        let cost = u32::try_from(bytes / ANNOUNCE_BYTES).unwrap_or(u32::MAX).saturating_add(1);
-        self.unannounced = self.unannounced.saturating_add(cost);
-        if self.unannounced >= self.announce_at { self.announce() } else { Ok(()) }
+        Ok(self.announcer.note(bytes, &mut self.queue, &self.notifier, self.index)?)
     }
 
     /// Tells the driver of what was completed, if it wants to know.
     fn announce(&mut self) -> Result<(), RunError> {
-        if std::mem::take(&mut self.unannounced) > 0 && self.queue.needs_notification()? {
-            self.notifier.used(self.index);
-        }
-        Ok(())
+        Ok(self.announcer.tell(&mut self.queue, &self.notifier, self.index)?)
     }
 }

@@ -34,23 +34,22 @@ fn a_doorbell_gets_an_answer_and_an_interrupt() {
 }
 
 #[test]
-fn the_driver_is_told_of_half_of_what_was_there_or_of_all_where_it_can_not_run_meanwhile() {
-    for (has_one_processor, told) in [(true, 1), (false, 2)] {
-        for engine in ENGINES {
-            let mut rig = Rig::new(options(engine));
-            rig.block.set_one_processor(has_one_processor);
-            rig.driver = MockDriver::new(&rig.mem, 0x1000, 256);
-            rig.write_header(spec::T_GET_ID, 0);
-            for _ in 0..64 {
-                rig.driver.submit(&[readable(HEADER, 16), writable(DATA, 20), writable(STATUS, 1)]);
-            }
-            rig.start(QueueState::default());
-            while rig.driver.used_index() < 64 {
-                std::thread::yield_now();
-            }
-            rig.block.stop_queue(0).unwrap();
-            assert_eq!(rig.interrupts.used.read().unwrap(), told, "{engine:?}");
+fn the_driver_is_told_of_half_of_what_was_there_and_not_of_each() {
+    // All at once where it can't run meanwhile: `announcer.rs` holds both.
+    let told = if crate::processors::is_one() { 1 } else { 2 };
+    for engine in ENGINES {
+        let mut rig = Rig::new(options(engine));
+        rig.driver = MockDriver::new(&rig.mem, 0x1000, 256);
+        rig.write_header(spec::T_GET_ID, 0);
+        for _ in 0..64 {
+            rig.driver.submit(&[readable(HEADER, 16), writable(DATA, 20), writable(STATUS, 1)]);
         }
+        rig.start(QueueState::default());
+        while rig.driver.used_index() < 64 {
+            std::thread::yield_now();
+        }
+        rig.block.stop_queue(0).unwrap();
+        assert_eq!(rig.interrupts.used.read().unwrap(), told, "{engine:?}");
     }
 }
 

@@ -14,7 +14,6 @@ use super::mac::MacAddress;
 use super::offloads;
 use super::options::NetOptions;
 use super::spec;
-use crate::processors;
 use crate::sys::tap;
 use crate::throttle::Throttle;
 use crate::virtio::notifier::Notifier;
@@ -31,8 +30,6 @@ pub(super) struct Card {
     pub(super) host_offloads: u64,
     /// Where it is told which of them are to be done.
     tap: Option<Arc<File>>,
-    /// Our threads and the guest's processors take turns on one of the host's.
-    pub(super) has_one_processor: bool,
     link: Mutex<Link>,
     /// What [`Link::is_up`] says.
     link_up: AtomicBool,
@@ -86,7 +83,6 @@ impl Card {
             pairs,
             host_offloads,
             tap,
-            has_one_processor: processors::is_one(),
             link: Mutex::new(Link { wanted: true, gone: vec![false; usize::from(pairs)] }),
             link_up: AtomicBool::new(true),
             features: AtomicU64::new(0),

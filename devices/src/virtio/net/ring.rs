@@ -11,16 +11,11 @@ use vmm_sys_util::eventfd::EventFd;
 use super::card::Card;
 use super::counters::Reason;
 use crate::token_bucket::RateLimiter;
+use crate::virtio::announcer::Announcer;
 use crate::virtio::chain::Chain;
 use crate::virtio::device::QueueResources;
 use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::{Popped, Queue, QueueError, QueueState};
-
-/// How many frames are completed before the driver is told, while there are more: half of those that were there, so that
-/// it works on them while the other half is done, within these bounds. Fewer would cost more to tell than it gains.
-const ANNOUNCE_FRAMES: (u16, u16) = (8, 32);
-/// How many bytes count as one frame more.
-const ANNOUNCE_BYTES: usize = 16 << 10;
 
 /// The longest that a queue sleeps for its rate limits before it looks again. Kernels add the time to a clock.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
@@ -56,14 +51,9 @@ pub(super) struct Ring {
     attention: Arc<AtomicBool>,
     /// Which counters are this queue's.
     counters: usize,
-    /// There may be chains that were in flight when the queue was stopped.
-    retakes: bool,
     /// What `enable_doorbell` has said last.
     promised: bool,
-    /// What was completed and the driver was not told of, in frames.
-    unannounced: u32,
-    /// How much of that there may be before it is told.
-    announce_at: u32,
+    announcer: Announcer,
 }
 
 impl Ring {
@@ -87,10 +77,8 @@ impl Ring {
             notifier,
             attention,
             counters,
-            retakes: true,
             promised: false,
-            unannounced: 0,
-            announce_at: 0,
+            announcer: Announcer::new(),
         }
     }
 
@@ -107,20 +95,12 @@ impl Ring {
 
     /// Sets after how many frames of those that are there the driver is told.
     pub(super) fn expect(&mut self, frames: u16) {
-        let (least, most) = ANNOUNCE_FRAMES;
-        // A driver that can only run when we sleep gains nothing by being told earlier.
-        self.announce_at = if self.card.has_one_processor { u32::MAX } else { (frames / 2).clamp(least, most).into() };
+        self.announcer.expect(frames);
     }
 
     /// Takes the next chain: those first that were in flight when the queue was stopped.
     pub(super) fn next(&mut self) -> Result<Option<Popped>, QueueError> {
-        if self.retakes {
-            match self.queue.take_again(&mut self.chain)? {
-                Some(popped) => return Ok(Some(popped)),
-                None => self.retakes = false,
-            }
-        }
-        self.queue.pop(&mut self.chain)
+        self.queue.take(&mut self.chain)
     }
 
     /// Gives a chain back, on which so many bytes of a frame were moved.
@@ -131,17 +111,13 @@ impl Ring {
 
     /// A frame of so many bytes was completed.
     pub(super) fn note_completed(&mut self, bytes: usize) -> Result<(), QueueError> {
-        let cost = u32::try_from(bytes / ANNOUNCE_BYTES).unwrap_or(u32::MAX).saturating_add(1);
-        self.unannounced = self.unannounced.saturating_add(cost);
-        if self.unannounced >= self.announce_at { self.announce() } else { Ok(()) }
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.announcer.note(bytes, &mut self.queue, &self.notifier, self.index)
     }
 
     /// Tells the driver of what was completed, if it wants to know.
     pub(super) fn announce(&mut self) -> Result<(), QueueError> {
-        if std::mem::take(&mut self.unannounced) > 0 && self.queue.needs_notification()? {
-            self.notifier.used(self.index);
-        }
-        Ok(())
+        self.announcer.tell(&mut self.queue, &self.notifier, self.index)
     }
 
     /// Waits for the doorbell from now on, unless a chain has come in meanwhile.
