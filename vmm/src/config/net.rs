@@ -84,6 +84,9 @@ pub struct UserNet {
     /// The name servers that the guest is told of; the host's when there are none.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
+    /// Whether the guest reaches what listens at the host's loopback, by the address of its router.
+    #[serde(default)]
+    pub loopback: bool,
 }
 
 const fn default_queue_size() -> u16 {
@@ -91,9 +94,10 @@ const fn default_queue_size() -> u16 {
 }
 
 /// All keys, as the messages name them.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "hostfwd",
     "dns",
+    "loopback",
     "tap",
     "fd",
     "passt",
@@ -220,12 +224,14 @@ impl UserNet {
 fn take_backend(values: &mut KeyValues<'_>, user: bool) -> Result<NetBackend, String> {
     let hostfwd = values.take_all("hostfwd");
     let dns = values.take_all("dns");
+    let loopback = values.take_switch("loopback")?;
     if values.take("user").is_some() {
         return Err("user has no value: let it be the first word, as in user,mtu=1400".to_owned());
     }
     let (tap, fd, passt) = (values.take("tap"), values.take("fd"), values.take("passt"));
-    for (key, given) in [("hostfwd", &hostfwd), ("dns", &dns)] {
-        if !given.is_empty() && !user {
+    let given = [("hostfwd", !hostfwd.is_empty()), ("dns", !dns.is_empty()), ("loopback", loopback.is_some())];
+    for (key, is_given) in given {
+        if is_given && !user {
             return Err(format!("{key}: belongs to a passt of the card's own: write it as user,{key}=…"));
         }
     }
@@ -233,6 +239,7 @@ fn take_backend(values: &mut KeyValues<'_>, user: bool) -> Result<NetBackend, St
         (true, None, None, None) => Ok(NetBackend::User(UserNet {
             hostfwd: hostfwd.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             dns: addresses(&dns, "dns")?,
+            loopback: loopback.unwrap_or(false),
         })),
         (false, Some(name), None, None) => Ok(NetBackend::Tap(name.to_owned())),
         (false, None, Some(list), None) => descriptors(list).map(NetBackend::Fd),

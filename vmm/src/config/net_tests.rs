@@ -23,11 +23,11 @@ fn cards_are_read_as_people_write_them() {
     assert_eq!(backend("mtu=1400,fd=[7]"), NetBackend::Fd(vec![7]));
     assert_eq!(backend("passt=/run/passt.sock"), NetBackend::Passt("/run/passt.sock".into()));
     assert_eq!(backend("user"), NetBackend::User(UserNet::default()));
-    let forwards =
-        "user,hostfwd=tcp:127.0.0.1:8080-:80,mtu=1400,hostfwd=udp:[::1]:53-:53,dns=192.0.2.1,dns=2001:db8::1";
+    let forwards = "user,hostfwd=tcp:127.0.0.1:8080-:80,mtu=1400,hostfwd=udp:[::1]:53-:53,dns=192.0.2.1,dns=2001:db8::1,loopback=on";
     let user = UserNet {
         hostfwd: ["tcp:127.0.0.1:8080-:80", "udp:[::1]:53-:53"].map(|text| text.parse().unwrap()).to_vec(),
         dns: ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap()).to_vec(),
+        loopback: true,
     };
     assert_eq!(backend(forwards), NetBackend::User(user));
 }
@@ -94,7 +94,7 @@ fn what_is_wrong_with_a_card_is_named_with_its_cure() {
         ("user,passt=s", "it can be connected to one thing only: give one of tap=NAME, fd=N, passt=SOCKET or user"),
         (
             "tap=a,vhost=on",
-            "there is no key 'vhost': there are hostfwd, dns, tap, fd, passt, mac, mtu, queues, queue-size, bw-rx, \
+            "there is no key 'vhost': there are hostfwd, dns, loopback, tap, fd, passt, mac, mtu, queues, queue-size, bw-rx, \
              bw-tx, ops-rx, ops-tx, antispoof, ip, transport",
         ),
         (

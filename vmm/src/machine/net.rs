@@ -9,7 +9,7 @@ use devices::virtio::net::{Antispoof, Backend, Net as Card, NetControl, NetOptio
 use super::{Machine, rate};
 use crate::build::BuildError;
 use crate::config::{Net, Transport, default_mac};
-use crate::net::problem;
+use crate::net::{interface_mtu, problem};
 
 /// Adds a card on what it is connected to: the first one has index 0. `vm` is the machine's name.
 pub(crate) fn add(
@@ -20,7 +20,10 @@ pub(crate) fn add(
     backends: Vec<Backend>,
     default: Transport,
 ) -> Result<NetControl, BuildError> {
-    let card = Card::new(format!("net{index}"), backends, options(vm, index, net));
+    let mut options = options(vm, index, net);
+    // What the host's side of a tap can't take, or the guest would never use, is of no use to either.
+    options.mtu = options.mtu.or_else(|| interface_mtu(&backends));
+    let card = Card::new(format!("net{index}"), backends, options);
     let card = card.map_err(|error| problem(net, error))?;
     let control = card.control();
     machine.add_virtio(Box::new(card), net.transport.unwrap_or(default))?;

@@ -4,6 +4,7 @@
 
 mod inherited;
 mod link;
+mod name_servers;
 pub(crate) mod passt;
 mod ports;
 mod sys;
@@ -11,7 +12,7 @@ mod tap;
 
 use std::fmt::Display;
 
-use devices::virtio::net::Backend;
+use devices::virtio::net::{Backend, MIN_MTU};
 
 use crate::build::BuildError;
 use crate::config::{Config, Net, NetBackend};
@@ -47,7 +48,7 @@ pub(crate) fn open(config: &Config, inherited: Vec<Option<Vec<Backend>>>) -> Res
         let cant = |text| problem(net, text);
         opened.backends.push(match (&net.backend, inherited) {
             (_, Some(backends)) => backends,
-            (NetBackend::Tap(name), None) => tap::open(name, net.pairs()).map_err(cant)?,
+            (NetBackend::Tap(name), None) => tap::open(name, net.pairs(), net.mtu).map_err(cant)?,
             (NetBackend::Passt(path), None) => vec![passt::connect(path).map_err(cant)?],
             (NetBackend::User(user), None) => {
                 let (passt, backend) = Passt::start(user, net.mtu).map_err(cant)?;
@@ -58,6 +59,12 @@ pub(crate) fn open(config: &Config, inherited: Vec<Option<Vec<Backend>>>) -> Res
         });
     }
     Ok(opened)
+}
+
+/// The MTU of the interface that taps are of, in bytes, if it can be had.
+pub(crate) fn interface_mtu(backends: &[Backend]) -> Option<u16> {
+    let Some(Backend::Tap { file, .. }) = backends.first() else { return None };
+    u16::try_from(sys::tap_mtu(file).ok()?).ok().filter(|mtu| *mtu >= MIN_MTU)
 }
 
 /// Refuses what two cards would have.

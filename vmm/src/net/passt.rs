@@ -21,6 +21,7 @@ use std::time::Duration;
 use devices::throttle::Throttle;
 use devices::virtio::net::{Backend, Reconnect};
 
+use super::name_servers::NameServers;
 use super::{ports, sys};
 use crate::config::{Protocol, UserNet};
 
@@ -71,6 +72,7 @@ pub(crate) struct Passt(Arc<Mutex<Process>>);
 
 #[derive(Debug)]
 struct Process {
+    program: PathBuf,
     arguments: Vec<String>,
     /// Nothing once the VM has ended.
     running: Option<Running>,
@@ -92,10 +94,12 @@ impl Passt {
     /// Starts it, and waits until it is ready or has said what is wrong.
     pub(super) fn start(user: &UserNet, mtu: Option<u16>) -> Result<(Self, Backend), String> {
         user.hostfwd.iter().try_for_each(ports::check)?;
-        let arguments = arguments(user, mtu);
-        let (socket, mut running) = spawn(&arguments).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => format!("{PROGRAM} is not installed: '{INSTALL}' as root"),
-            _ => format!("{PROGRAM} can't be started: {error}"),
+        let missing = || format!("{PROGRAM} is not installed: '{INSTALL}' as root");
+        let program = find().ok_or_else(missing)?;
+        let arguments = arguments(user, mtu, NameServers::find());
+        let (socket, mut running) = spawn(&program, &arguments).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => missing(),
+            _ => format!("{} can't be started: {error}", program.display()),
         })?;
         // It writes its number when it is ready, and nothing if it ends before.
         if !sys::is_readable_within(&running.ready, PATIENCE).unwrap_or_default() {
@@ -112,7 +116,7 @@ impl Passt {
                 return Err(said.map_or_else(|| format!("{PROGRAM} ended: {status}"), |line| explain(&line)));
             }
         }
-        let process = Process { arguments, running: Some(running), ended: false, restarts: Throttle::new() };
+        let process = Process { program, arguments, running: Some(running), ended: false, restarts: Throttle::new() };
         let passt = Self(Arc::new(Mutex::new(process)));
         let reconnect = Box::new(AnotherOne(passt.0.clone()));
         Ok((passt, Backend::Stream { socket, reconnect: Some(reconnect) }))
@@ -152,13 +156,13 @@ impl Reconnect for AnotherOne {
             }
         }
         // Should it fail, its socket is closed at once, and this is called again after a pause.
-        let (socket, running) = spawn(&process.arguments)?;
+        let (socket, running) = spawn(&process.program, &process.arguments)?;
         process.running = Some(running);
         Ok(socket)
     }
 }
 
-fn arguments(user: &UserNet, mtu: Option<u16>) -> Vec<String> {
+fn arguments(user: &UserNet, mtu: Option<u16>, found: NameServers) -> Vec<String> {
     // What it logs is only read when it has ended.
     let mut arguments: Vec<String> =
         ["--foreground", "--quiet", "--stderr", "--one-off", "--fd", "0", "--pid", "/proc/self/fd/1"]
@@ -173,17 +177,30 @@ fn arguments(user: &UserNet, mtu: Option<u16>) -> Vec<String> {
         let address = forward.address.map(|address| format!("{address}/")).unwrap_or_default();
         add(option, format!("{address}{}:{}", forward.host_port, forward.guest_port));
     }
-    for address in &user.dns {
+    let mut dns = user.dns.clone();
+    if !user.loopback && dns.is_empty() {
+        match found {
+            NameServers::Usual => (),
+            NameServers::These(addresses) => dns = addresses,
+            NameServers::OutOfReach(address) => tracing::warn!(
+                "the guest gets no name server: the host's, {address}, is at its loopback: give dns=ADDR, or loopback=on"
+            ),
+        }
+    }
+    for address in dns {
         add("--dns", address.to_string());
     }
     if let Some(mtu) = mtu {
         add("--mtu", mtu.to_string());
     }
+    if !user.loopback {
+        arguments.push("--no-map-gw".to_owned());
+    }
     arguments
 }
 
 /// Starts it: our end of its socket, and the process.
-fn spawn(arguments: &[String]) -> io::Result<(UnixStream, Running)> {
+fn spawn(program: &Path, arguments: &[String]) -> io::Result<(UnixStream, Running)> {
     let (socket, theirs) = UnixStream::pair()?;
     let (ready, number) = io::pipe()?;
     let (said, errors) = io::pipe()?;
@@ -192,8 +209,9 @@ fn spawn(arguments: &[String]) -> io::Result<(UnixStream, Running)> {
     let number = File::from(OwnedFd::from(number));
     // Started by root, it is somebody else when it opens this.
     number.set_permissions(Permissions::from_mode(0o622))?;
-    let mut command = Command::new(PROGRAM);
-    command.args(arguments).stdin(OwnedFd::from(theirs)).stdout(number).stderr(Stdio::from(errors));
+    let mut command = Command::new(program);
+    // It needs nothing of what is told to us by variables, which may be secrets.
+    command.env_clear().args(arguments).stdin(OwnedFd::from(theirs)).stdout(number).stderr(Stdio::from(errors));
     // A Ctrl-C is for us, and a guest that shuts down then may want its network for that.
     command.process_group(0);
     let child = command.spawn()?;
@@ -230,17 +248,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_name_servers_and_mtu_become_options() {
+    fn what_a_user_wants_becomes_options() {
         let user = UserNet {
             hostfwd: ["tcp:127.0.0.1:8080-:80", "udp:[::1]:53-:5353", "tcp:22-:22"]
                 .map(|text| text.parse().unwrap())
                 .into(),
             dns: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            loopback: false,
         };
         let expected = "--tcp-ports 127.0.0.1/8080:80 --udp-ports ::1/53:5353 --tcp-ports 22:22 --dns 192.0.2.1 \
-                        --dns 2001:db8::1 --mtu 1400";
-        let all = arguments(&user, Some(1400)).join(" ");
+                        --dns 2001:db8::1 --mtu 1400 --no-map-gw";
+        let all = arguments(&user, Some(1400), NameServers::These(vec!["192.0.2.7".parse().unwrap()])).join(" ");
         assert!(all.ends_with(expected), "{all}");
+    }
+
+    #[test]
+    fn the_hosts_loopback_is_out_of_reach_unless_the_user_wants_it() {
+        let behind = || NameServers::These(vec!["192.0.2.7".parse().unwrap()]);
+        let of = |loopback, found| {
+            let user = UserNet { loopback, ..UserNet::default() };
+            arguments(&user, None, found).join(" ").split_once("/proc/self/fd/1").unwrap().1.to_owned()
+        };
+        assert_eq!(of(false, NameServers::Usual), " --no-map-gw");
+        assert_eq!(of(false, behind()), " --dns 192.0.2.7 --no-map-gw");
+        assert_eq!(of(false, NameServers::OutOfReach("::1".parse().unwrap())), " --no-map-gw");
+        assert_eq!(of(true, behind()), "", "by the router's address it reaches what the host has at its loopback");
     }
 
     #[test]

@@ -12,23 +12,29 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// `struct ifreq` (Linux `include/uapi/linux/if.h`) for a call about flags: a name that ends in 0, and 24 bytes for what the call
-/// is about.
+/// `struct ifreq` (Linux `include/uapi/linux/if.h`): a name that ends in 0, and 24 bytes for what the call is about, of which
+/// the first are flags or a number.
 #[repr(C)]
 struct Request {
     name: [u8; libc::IFNAMSIZ],
-    flags: i16,
-    rest: [u8; 22],
+    value: [u8; 4],
+    rest: [u8; 20],
 }
 
 impl Request {
     /// `None`: no interface has such a name.
     fn new(name: &str, flags: u16) -> Option<Self> {
-        let mut request = Self { name: [0; libc::IFNAMSIZ], flags: flags.cast_signed(), rest: [0; 22] };
+        let [low, high] = flags.to_ne_bytes();
+        let mut request = Self { name: [0; libc::IFNAMSIZ], value: [low, high, 0, 0], rest: [0; 20] };
         // The last byte stays 0.
         let room = request.name.get_mut(..libc::IFNAMSIZ - 1)?.get_mut(..name.len())?;
         room.copy_from_slice(name.as_bytes());
         Some(request)
+    }
+
+    fn flags(&self) -> u16 {
+        let [low, high, ..] = self.value;
+        u16::from_ne_bytes([low, high])
     }
 }
 
@@ -52,23 +58,42 @@ pub(super) fn attach(tun: &File, name: &str, flags: u16) -> io::Result<()> {
 pub(super) fn tap_flags(tap: &impl AsFd) -> io::Result<u16> {
     let mut request = request("", 0)?;
     call(tap, libc::TUNGETIFF, &mut request)?;
-    Ok(request.flags.cast_unsigned())
+    Ok(request.flags())
+}
+
+/// The MTU of the interface behind an open tap or macvtap, in bytes, if that is in our network namespace.
+pub(super) fn tap_mtu(tap: &impl AsFd) -> io::Result<i32> {
+    let mut request = request("", 0)?;
+    call(tap, libc::TUNGETIFF, &mut request)?;
+    call(&any_socket()?, libc::SIOCGIFMTU as libc::Ioctl, &mut request)?;
+    Ok(i32::from_ne_bytes(request.value))
+}
+
+/// Sets an interface's MTU, in bytes.
+pub(super) fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
+    let mut request = request(name, 0)?;
+    request.value = i32::from(mtu).to_ne_bytes();
+    call(&any_socket()?, libc::SIOCSIFMTU as libc::Ioctl, &mut request)
 }
 
 /// Sets an interface up, so that it passes frames.
 pub(super) fn set_up(name: &str) -> io::Result<()> {
-    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
-        .or_else(|_| std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)))?;
+    let socket = any_socket()?;
     let mut request = request(name, 0)?;
     call(&socket, libc::SIOCGIFFLAGS as libc::Ioctl, &mut request)?;
-    request.flags |= libc::IFF_UP as i16;
+    let [low, high] = (request.flags() | libc::IFF_UP as u16).to_ne_bytes();
+    request.value = [low, high, 0, 0];
     call(&socket, libc::SIOCSIFFLAGS as libc::Ioctl, &mut request)
 }
 
-/// A socket to the part of the kernel that knows interfaces.
-pub(super) fn netlink() -> io::Result<OwnedFd> {
+/// A socket to ask about interfaces by: any kind is as good as another (netdevice(7)), and a host may have turned one off.
+fn any_socket() -> io::Result<OwnedFd> {
+    socket(libc::AF_INET, libc::SOCK_DGRAM, 0).or_else(|_| socket(libc::AF_INET6, libc::SOCK_DGRAM, 0))
+}
+
+fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers, and gives one.
-    let socket = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+    let socket = unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -76,16 +101,14 @@ pub(super) fn netlink() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
+/// A socket to the part of the kernel that knows interfaces.
+pub(super) fn netlink() -> io::Result<OwnedFd> {
+    socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)
+}
+
 /// Connects to a socket without waiting: one that takes nobody just now is an error (`WouldBlock`).
 pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
-    // SAFETY: takes numbers, and gives one.
-    let socket =
-        unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
     let mut address = libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
     let name = path.as_os_str().as_bytes();
     // The last byte stays 0.

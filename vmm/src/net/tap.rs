@@ -17,8 +17,8 @@ const IFF_NO_PI: u16 = libc::IFF_NO_PI as u16;
 pub(super) const IFF_VNET_HDR: u16 = libc::IFF_VNET_HDR as u16;
 pub(super) const IFF_MULTI_QUEUE: u16 = libc::IFF_MULTI_QUEUE as u16;
 
-/// Opens a tap, or makes it, with so many queues.
-pub(super) fn open(name: &str, queues: u16) -> Result<Vec<Backend>, String> {
+/// Opens a tap, or makes it, with so many queues. One that is made gets this MTU.
+pub(super) fn open(name: &str, queues: u16, mtu: Option<u16>) -> Result<Vec<Backend>, String> {
     let link = link::find(name).map_err(|error| format!("the kernel can't be asked for it: {error}"))?;
     let is_there = link.is_some();
     let flags = link.map_or(Ok(flags_for(queues)), |link| flags_of(&link, queues))?;
@@ -30,6 +30,9 @@ pub(super) fn open(name: &str, queues: u16) -> Result<Vec<Backend>, String> {
     let files = files.collect::<Result<Vec<_>, String>>()?;
     if !is_there {
         believe_no_router(name);
+        if let Some(mtu) = mtu {
+            sys::set_mtu(name, mtu).map_err(|error| format!("was made, and takes no MTU of {mtu} bytes: {error}"))?;
+        }
         sys::set_up(name).map_err(|error| format!("was made, and can't be set up: {error}"))?;
     }
     let vnet_header = flags & IFF_VNET_HDR != 0;

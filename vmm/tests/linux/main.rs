@@ -13,6 +13,7 @@ mod many;
 mod mounted;
 mod namespace;
 mod net;
+mod net_limits;
 mod rates;
 mod rig;
 mod serial;

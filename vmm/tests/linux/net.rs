@@ -3,6 +3,7 @@
 //! Networks, as a guest and its host see them: each in a namespace of the test's own.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -75,7 +76,7 @@ fn a_network_of_a_users_own_needs_no_privilege_and_outlives_its_passt() {
              until netload echo 192.0.2.1:5201 1; do sleep 0.1; done; echo is back; sleep 1000\n",
             transfers("192.0.2.1:5201", "/dev/vdc").replace('\n', "\n "),
         ));
-        let net = "user,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=tcp:[::1]:8081-:80,dns=192.0.2.1";
+        let net = "user,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=tcp:[::1]:8081-:80,dns=192.0.2.1,loopback=on";
         let vm = Boot::new()
             .by_nobody()
             .args(&["--net", net])
@@ -115,11 +116,18 @@ fn a_network_of_a_users_own_needs_no_privilege_and_outlives_its_passt() {
 }
 
 #[test]
-fn passt_ends_with_a_vmm_that_is_killed() {
+fn passt_lets_nobody_at_the_hosts_loopback_and_ends_with_a_vmm_that_is_killed() {
     in_namespace(|| {
         make_uplink();
-        let mut vm = Boot::new().args(&["--net", "user"]).say("vmm.run=\"echo up; sleep 1000\"").start();
-        vm.expect("up\r\n");
+        // The router is this host itself, so that it shows where a connection to it ends.
+        ip("address add 192.0.2.1/32 dev lo");
+        let [router, loopback] = ["192.0.2.1:5202", "127.0.0.1:5202"].map(|at| TcpListener::bind(at).unwrap());
+        let command = "udhcpc -i eth0 -n -q -t 20; netload echo 192.0.2.1:5202 1";
+        let mut vm = Boot::new().args(&["--net", "user"]).say(&format!("vmm.run=\"{command}\"")).start();
+        let mut called = [&router, &loopback].map(|listener| PollFd::new(listener, PollFlags::IN));
+        poll(&mut called, None).unwrap();
+        let [router, loopback] = called.map(|listener| listener.revents().contains(PollFlags::IN));
+        assert!(router && !loopback, "the guest reaches the host's loopback");
         let passt = pidfd_open(child_of(vm.child.id()).unwrap(), PidfdFlags::empty()).unwrap();
         vm.signal("KILL");
         wait_for_end(&passt);
@@ -173,7 +181,7 @@ fn use_card(card: u32, disk: &str) -> String {
         "for i in /sys/class/net/eth*; do grep -q 52:54:00:00:00:0{card} $i/address && eth=${{i##*/}}; done\n\
          ip link set $eth up; ip address add 198.51.100.{}/28 dev $eth\n\
          echo 0 > /proc/sys/net/ipv6/conf/$eth/accept_dad; ip -6 address add 2001:db8:{card}::2/64 dev $eth\n\
-         echo card {card}: $(ls -d /sys/class/net/$eth/queues/rx-* | wc -l) queues on $(readlink -f /sys/class/net/$eth/device)\n\
+         echo card {card}: $(ls -d /sys/class/net/$eth/queues/rx-* | wc -l) queues for $(cat /sys/class/net/$eth/mtu) bytes on $(readlink -f /sys/class/net/$eth/device)\n\
          netload echo 198.51.100.{}:5201 100; netload echo [2001:db8:{card}::1]:5201 100\n\
          netload datagrams 198.51.100.{}:5201 100 1000\n{}\
          ip link set $eth down\n",
@@ -186,8 +194,8 @@ fn use_card(card: u32, disk: &str) -> String {
 
 fn give_addresses(interface: &str, card: u32) {
     ip(&format!("link set {interface} up"));
-    ip(&format!("address add 198.51.100.{}/28 dev {interface}", card * 16 + 1));
-    ip(&format!("address add 2001:db8:{card}::1/64 dev {interface} nodad"));
+    ip(&format!("address replace 198.51.100.{}/28 dev {interface}", card * 16 + 1));
+    ip(&format!("address replace 2001:db8:{card}::1/64 dev {interface} nodad"));
 }
 
 fn mac(card: u32) -> String {
@@ -215,7 +223,7 @@ fn taps_of_a_users_own_work_on_both_transports_with_one_and_two_queues() {
         ended.assert_clean();
         for (card, transport, queues) in CARDS {
             let place = if transport == "pci" { "/sys/devices/pci0000:00/" } else { "/sys/devices/" };
-            ended.assert_says(&format!("card {card}: {queues} queues on {place}"));
+            ended.assert_says(&format!("card {card}: {queues} queues for 1500 bytes on {place}"));
         }
         assert_eq!(ended.output.matches("netload: end echo bytes=100 ").count(), 8, "{}", ended.output);
         assert_eq!(ended.output.matches("sent=100 received=100").count(), 4, "{}", ended.output);
@@ -232,25 +240,34 @@ fn a_tap_is_made_and_goes_with_its_vm_and_macvtaps_are_taken_by_their_descriptor
         ip("link set veth1 up");
         give_addresses("veth0", 2);
         ip("link add link veth1 name macvtap0 address 52:54:00:00:00:02 type macvtap mode bridge");
-        ip("link set macvtap0 up");
+        ip("link set macvtap0 mtu 1300 up");
         let link = Command::new("ip").args(["-o", "link", "show", "macvtap0"]).output().unwrap().stdout;
         let index = String::from_utf8(link).unwrap().split_once(':').unwrap().0.to_owned();
         let macvtap = format!("/dev/tap{index}");
         let script = Image::script(&format!(
-            "echo made; read line < /dev/ttyS0; {}{}",
+            "eth=eth0; grep -q 52:54:00:00:00:01 /sys/class/net/eth0/address || eth=eth1\n\
+             ip link set $eth up; ip address add 198.51.100.18/28 dev $eth; echo made; read line < /dev/ttyS0\n\
+             netload echo 198.51.100.17:5201 1; echo before; read line < /dev/ttyS0\n\
+             until netload echo 198.51.100.17:5201 1; do sleep 0.1; done; ip address flush dev $eth; {}{}",
             use_card(1, "/dev/vdc"),
             use_card(2, "/dev/vdc")
         ));
         let loaded = Image::empty(16 << 20);
-        let mut boot = Boot::new().stdin().args(&["--cpus", "2", "--net", &format!("tap=made0,{}", mac(1))]);
+        let mut boot = Boot::new().stdin().args(&["--cpus", "2", "--net", &format!("tap=made0,mtu=1400,{}", mac(1))]);
         boot = boot.args(&["--net", &format!("fd=[8,9],{}", mac(2))]).script(&script);
         let mut vm =
             boot.args(&["--disk", &format!("path={}", loaded.path)]).with_descriptors(&macvtap, [8, 9]).start();
         vm.expect("made\r\n");
         give_addresses("made0", 1);
+        vm.type_in("go\n").expect("before\r\n");
+        ip("link set made0 down");
+        give_addresses("made0", 1);
         vm.type_in("go\n");
         let ended = vm.wait();
-        ended.assert_clean().assert_says("card 1: 1 queues").assert_says("card 2: 2 queues");
+        ended
+            .assert_clean()
+            .assert_says("card 1: 1 queues for 1400 bytes")
+            .assert_says("card 2: 2 queues for 1300 bytes");
         assert_eq!(ended.output.matches("netload: end echo bytes=100 ").count(), 4, "{}", ended.output);
         assert_transfers(&ended.output, 2);
         let gone = Command::new("ip").args(["link", "show", "made0"]).output().unwrap();

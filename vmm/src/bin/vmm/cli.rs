@@ -79,8 +79,11 @@ Network keys; one of the first four says what the card is connected to:
                                 for more; an IPv6 address is in brackets
   dns=ADDR                      a name server for the guest, with user (those of
                                 the host); repeat it for more
+  loopback=on|off               the guest reaches what listens at the host's
+                                loopback, by its router's address, with user
+                                (off)
   mac=MAC                       its address (from --name and the card's index)
-  mtu=N                         the largest packet, in bytes (not said)
+  mtu=N                         the largest packet, in bytes (that of the tap)
   queues=N                      queue pairs, a thread each (1)
   queue-size=N                  descriptors of a queue: 4, 8, … 1024 (256)
   bw-rx=BYTES[,BURST]           bytes a second to the guest, and how many at
