@@ -7,8 +7,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use io_uring::IoUring;
@@ -39,6 +39,29 @@ pub(crate) fn wait(child: Child) -> io::Result<(ExitStatus, Duration)> {
         Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
     };
     Ok((ExitStatus::from_raw(status), time(usage.ru_utime) + time(usage.ru_stime)))
+}
+
+/// Has the child call this between fork and exec, where only system calls may be made: a child of ours has a copy of locks that
+/// nobody will ever release.
+pub(crate) fn before_exec(command: &mut Command, call: fn() -> io::Result<()>) {
+    // SAFETY: the callers give system calls.
+    unsafe { command.pre_exec(call) };
+}
+
+/// Takes this thread, and all that it starts from now on, to new namespaces of these kinds (`CLONE_NEW…`).
+pub(crate) fn unshare(kinds: libc::c_int) -> io::Result<()> {
+    // SAFETY: takes flags, and changes what this thread sees of the kernel, but none of its memory.
+    check(unsafe { libc::unshare(kinds) })
+}
+
+/// Takes this thread, and all that it starts from now on, to a network namespace.
+pub(crate) fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes a descriptor, which is open, and changes what this thread sees of the kernel, but none of its memory.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The processor time that this thread has taken, or all threads of this process.
