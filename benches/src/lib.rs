@@ -11,6 +11,7 @@
 
 pub mod block;
 pub mod boot;
+pub mod card;
 pub mod comparison;
 pub mod cpu;
 pub mod disk;

@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -81,6 +82,16 @@ impl Tap {
         ip(&format!("address add {address} dev {name}"))?;
         ip(&format!("link set {name} up"))?;
         Ok(tap)
+    }
+
+    /// Opens it, in the namespace of this thread, so that no read and no write waits.
+    pub fn open(&self) -> Result<File> {
+        const TUN: &str = "/dev/net/tun";
+        let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN);
+        let file = file.with_context(|| format!("can't open {TUN}"))?;
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        sys::attach_tap(&file, &self.name, flags).with_context(|| format!("can't open the tap {}", self.name))?;
+        Ok(file)
     }
 }
 

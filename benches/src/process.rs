@@ -119,6 +119,12 @@ impl Running {
         smaps::resident_outside_guest_ram(&maps?).context("/proc/PID/smaps is not as it is known")
     }
 
+    /// All of its output, once it has come to its end. How it ended doesn't matter.
+    pub fn output(mut self) -> Result<Vec<u8>> {
+        while self.read_more()? {}
+        Ok(std::mem::take(&mut self.seen))
+    }
+
     /// Reads the rest of the output and waits for the end: the processor time that it took.
     pub fn wait(mut self) -> Result<Duration> {
         while self.read_more()? {}

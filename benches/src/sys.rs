@@ -4,6 +4,7 @@
 
 #![expect(unsafe_code, reason = "system calls take raw pointers")]
 
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -12,6 +13,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use io_uring::IoUring;
+use vmm_sys_util::eventfd::EventFd;
 
 /// Waits until the descriptor has something to read, or its other end is closed; `false` when the time is over.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
@@ -22,6 +24,37 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result
         -1 => Err(io::Error::last_os_error()),
         ready => Ok(ready > 0),
     }
+}
+
+/// Waits until one of the descriptors has something to read.
+pub(crate) fn wait_for_any<const N: usize>(fds: [BorrowedFd<'_>; N]) -> io::Result<()> {
+    let mut polled = fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    // SAFETY: the pointer is to so many pollfds, which live until the call is over.
+    check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, -1) })
+}
+
+/// An eventfd's descriptor.
+pub(crate) fn fd_of(eventfd: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: it is open for as long as the eventfd is borrowed.
+    unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) }
+}
+
+/// Makes an open `/dev/net/tun` that of the tap with the name (`TUNSETIFF`).
+pub(crate) fn attach_tap(tun: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: every field of the structure is a number or a union of numbers, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
+    // SAFETY: the request reads and fills a structure of this kind, which lives on this stack.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
+}
+
+/// Says what the reader of a tap takes of unfinished frames (`TUN_F_…`).
+pub(crate) fn set_offload(tap: &File, flags: u32) -> io::Result<()> {
+    // SAFETY: the request takes a number.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) })
 }
 
 /// Waits until the process has ended: its status, and the processor time that it took, in user and in kernel mode.
