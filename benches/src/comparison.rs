@@ -156,8 +156,7 @@ impl Unit {
 }
 
 fn value(unit: Unit, Summary { median, min, max }: Summary) -> String {
-    let spread =
-        if min == max { String::new() } else { format!(" ({}–{})", unit.number(min), unit.number(max)) };
+    let spread = if min == max { String::new() } else { format!(" ({}–{})", unit.number(min), unit.number(max)) };
     format!("{}{spread}", unit.show(median))
 }
 

@@ -106,7 +106,8 @@ pub(crate) fn main(workspace: &Workspace, wish: &Wish) -> Result<i32> {
     let share = tempfile::tempdir()?;
     let programs = share.path();
     fs::copy(&harness, programs.join(name)).with_context(|| format!("can't copy {}", harness.display()))?;
-    fs::copy(&guest.netload, programs.join("netload")).with_context(|| format!("can't copy {}", guest.netload.display()))?;
+    fs::copy(&guest.netload, programs.join("netload"))
+        .with_context(|| format!("can't copy {}", guest.netload.display()))?;
     // Measured as they would be shipped; and there is no strip in the testbed.
     strip(&vmm, &programs.join("vmm"))?;
     for (index, peer) in wish.peers.iter().enumerate() {

@@ -159,7 +159,8 @@ struct BenchArguments {
 
 impl BenchArguments {
     fn wish(self) -> bench::Wish {
-        let Self { peers, runs, block, net, seconds, disk_keys, net_keys, queues, only, testbed_cpus, transport } = self;
+        let Self { peers, runs, block, net, seconds, disk_keys, net_keys, queues, only, testbed_cpus, transport } =
+            self;
         let what = match (block, net) {
             (true, _) => bench::What::Block { disk_keys },
             (_, true) => bench::What::Net(bench::Net { net_keys, queues, only, testbed_cpus }),

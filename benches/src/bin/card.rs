@@ -29,11 +29,8 @@ struct Arguments {
     only: String,
 }
 
-const ROWS: [(&str, Load); 3] = [
-    ("TCP, 1 stream", Load::Streams(1)),
-    ("TCP, 8 streams", Load::Streams(8)),
-    ("UDP, 64 bytes", Load::Datagrams(64)),
-];
+const ROWS: [(&str, Load); 3] =
+    [("TCP, 1 stream", Load::Streams(1)), ("TCP, 8 streams", Load::Streams(8)), ("UDP, 64 bytes", Load::Datagrams(64))];
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {

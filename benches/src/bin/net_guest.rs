@@ -85,6 +85,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let linux = Linux { kernel, initrd: Some(initrd), rootfs: Some(rootfs) };
     let plan = Plan { linux, netload, cases, time: Duration::from_secs(seconds), runs };
     let _namespace = Namespace::enter_new()?;
+    net::set_up()?;
     for (index, queues) in queues.into_iter().enumerate() {
         let (_taps, places) = net::make_taps(&monitors, queues)?;
         let results = net::measure(&monitors, &places, queues, &plan)?;

@@ -7,7 +7,9 @@
 //! one, so that whatever comes and goes with the rounds favours nobody.
 
 pub mod load;
+pub mod traffic;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ use crate::monitor::{Card, Machine, Monitor};
 use crate::namespace::Tap;
 use crate::process::{self, Running};
 use load::{Case, Done, PORT, Said};
+use traffic::Traffic;
 
 /// What the table's rows of processor time are called.
 pub const CPU: &str = "CPU";
@@ -49,6 +52,15 @@ pub struct Place {
     pub address: String,
 }
 
+/// Gives the namespace of this thread the settings that guests have.
+pub fn set_up() -> Result<()> {
+    for (name, value) in load::SETTINGS {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        fs::write(&path, value).with_context(|| format!("can't set {path}"))?;
+    }
+    Ok(())
+}
+
 /// Makes the taps of VMMs in the namespace of this thread: each in a network of its own, all of it for documentation (RFC 5737).
 pub fn make_taps(monitors: &[Monitor], queues: u32) -> Result<(Vec<Tap>, Vec<Place>)> {
     let (mut taps, mut places) = (Vec::new(), Vec::new());
@@ -66,7 +78,7 @@ pub fn make_taps(monitors: &[Monitor], queues: u32) -> Result<(Vec<Tap>, Vec<Pla
 /// A VMM with a guest that serves.
 struct Loaded<'a> {
     running: Running,
-    address: &'a str,
+    place: &'a Place,
 }
 
 /// Measures all VMMs, each at its place, with so many vCPUs. Each turn's results are told as they come, since a host may not live
@@ -127,14 +139,14 @@ impl<'a> Loaded<'a> {
             other => bail!("the guest was to be ready, and said {other:?}"),
         }
         running.pause()?;
-        Ok(Self { running, address })
+        Ok(Self { running, place })
     }
 
     /// Runs one case, while all others stand still.
     fn turn(&mut self, case: &Case, plan: &Plan) -> Result<Done> {
         self.running.go_on()?;
         let mut command = Command::new(&plan.netload);
-        let (address, seconds) = (format!("{}:{PORT}", self.address), plan.time.as_secs_f64().to_string());
+        let (address, seconds) = (format!("{}:{PORT}", self.place.address), plan.time.as_secs_f64().to_string());
         command.args(["measure", &address, case.word, &seconds]);
         process::end_with_us(&mut command);
         let mut netload = Running::start(&mut command)?;
@@ -142,10 +154,14 @@ impl<'a> Loaded<'a> {
         let vmm = self.running.id()?;
         let mut listen = || -> Result<_> {
             let said = Said::parse(&netload.next_line(&load::BEGINNINGS)?)?;
-            Ok((said, Instant::now(), ProcessorTime::of(vmm)?))
+            Ok((said, Instant::now(), ProcessorTime::of(vmm)?, Traffic::of(&self.place.card.tap)))
         };
-        let (Said::Begin { word: began }, started, before) = listen()? else { bail!("it ended before it began") };
-        let (Said::End { word, count, time, latency }, now, after) = listen()? else { bail!("it began and didn't end") };
+        let (Said::Begin { word: began }, started, before, passed) = listen()? else {
+            bail!("it ended before it began")
+        };
+        let (Said::End { word, count, time, latency }, now, after, passed_now) = listen()? else {
+            bail!("it began and didn't end")
+        };
         if began != case.word || word != case.word {
             bail!("{} was to be run, and {began} was", case.word);
         }
@@ -157,17 +173,21 @@ impl<'a> Loaded<'a> {
             eprintln!("{time:.2?} were counted where this side saw {seen:.2?}: mistrust the next line");
         }
         let cpu = after.since(before).context("a thread of its lost time that it had taken")?;
-        Ok(Done { count, time, latency, cpu })
+        let traffic = passed_now.zip(passed).and_then(|(now, before)| now.since(before));
+        Ok(Done { count, time, latency, cpu, traffic })
     }
 }
 
 /// What one turn of a VMM gave.
 fn in_one_line(case: &Case, done: &Done) -> String {
     let columns = case.columns();
-    let values: Vec<_> = done.values(case.kind).iter().zip(&columns).map(|(value, column)| column.unit.show(*value)).collect();
+    let values: Vec<_> =
+        done.values(case.kind).iter().zip(&columns).map(|(value, column)| column.unit.show(*value)).collect();
     let cpu = |time| short(done.cpu_each(case.kind, time));
     let unit = columns.first().map_or("", |column| column.cpu);
-    format!("{} ({} {unit} of CPU, {} outside vCPUs)", values.join(", "), cpu(done.cpu.total()), cpu(done.cpu.others))
+    let traffic = done.traffic.as_ref().map_or_else(String::new, |traffic| format!("; {traffic}"));
+    let (all, others) = (cpu(done.cpu.total()), cpu(done.cpu.others));
+    format!("{} ({all} {unit} of CPU, {others} outside vCPUs{traffic})", values.join(", "))
 }
 
 #[cfg(test)]
@@ -178,8 +198,8 @@ mod tests {
 
     fn program(folder: &Path, name: &str, script: &str) -> PathBuf {
         let program = folder.join(name);
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         program
     }
 

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use crate::batch::{self, Batch};
 
-/// Of one system call.
+/// Of one system call that takes bytes, as most programs have it.
 const CHUNK: usize = 128 << 10;
+/// Of one that sends. The rest of each of them may be a small frame of its own, so that there are not many.
+const SENT: usize = 1 << 20;
 /// How often a thread that waits for datagrams looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -49,7 +51,7 @@ impl Flow {
         for stream in streams {
             let mut to = stream.try_clone()?;
             flow.spawn(move |_, _| {
-                let chunk = vec![0x55; CHUNK];
+                let chunk = vec![0x55; SENT];
                 while to.write_all(&chunk).is_ok() {}
             });
             flow.streams.push(stream);
