@@ -73,6 +73,8 @@ impl Tap {
     /// Makes one in the namespace of this thread, with a virtio header, and with this address of the host's on it, as
     /// `192.0.2.1/30`.
     pub fn make(name: &str, many_queues: bool, address: &str) -> Result<Self> {
+        // What iproute2 says of it has no name in it.
+        open_tun()?;
         let multi_queue = if many_queues { " multi_queue" } else { "" };
         ip(&format!("tuntap add name {name} mode tap vnet_hdr{multi_queue}"))?;
         let tap = Self { name: name.to_owned() };
@@ -86,13 +88,17 @@ impl Tap {
 
     /// Opens it, in the namespace of this thread, so that no read and no write waits.
     pub fn open(&self) -> Result<File> {
-        const TUN: &str = "/dev/net/tun";
-        let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN);
-        let file = file.with_context(|| format!("can't open {TUN}"))?;
+        let file = open_tun()?;
         let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         sys::attach_tap(&file, &self.name, flags).with_context(|| format!("can't open the tap {}", self.name))?;
         Ok(file)
     }
+}
+
+fn open_tun() -> Result<File> {
+    const CANT: &str =
+        "can't open /dev/net/tun: load the module tun where it is missing; become root, or give this user access";
+    File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").context(CANT)
 }
 
 impl Drop for Tap {
