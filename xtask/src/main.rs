@@ -138,19 +138,19 @@ struct BenchArguments {
     #[arg(long, value_name = "N", requires = "load", value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,
     /// Disk keys of 'vmm run'; may be repeated, and vmm is then measured with each of them. '' is for without any
-    #[arg(long, value_name = "KEY=VALUE[,...]", requires = "block")]
+    #[arg(long, value_name = "KEY=VALUE[,...]", requires = "block", conflicts_with = "net")]
     disk_keys: Vec<String>,
     /// Net keys of 'vmm run'; may be repeated, and vmm is then measured with each of them. '' is for without any
-    #[arg(long, value_name = "KEY=VALUE[,...]", requires = "net")]
+    #[arg(long, value_name = "KEY=VALUE[,...]", requires = "net", conflicts_with = "block")]
     net_keys: Vec<String>,
     /// Queue pairs of a card, and vCPUs; may be repeated for a table each: 1 and 2
-    #[arg(long, value_name = "N", requires = "net", value_parser = clap::value_parser!(u32).range(1..=8))]
+    #[arg(long, value_name = "N", requires = "net", conflicts_with = "block", value_parser = clap::value_parser!(u32).range(1..=8))]
     queues: Vec<u32>,
     /// Only ways of loading the network whose name holds this, as in 'UDP'
-    #[arg(long, value_name = "TEXT", requires = "net")]
+    #[arg(long, value_name = "TEXT", requires = "net", conflicts_with = "block")]
     only: Option<String>,
     /// Processors of a testbed, where one is used: two of them stand still more often
-    #[arg(long, value_name = "N", requires = "net", default_value_t = 1)]
+    #[arg(long, value_name = "N", requires = "net", conflicts_with = "block", default_value_t = 1)]
     testbed_cpus: u32,
     /// The transport that 'vmm run' is told
     #[arg(long, value_name = "mmio|pci", requires = "load")]
@@ -279,6 +279,26 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Xtask::command().debug_assert();
+    }
+
+    #[test]
+    fn what_belongs_to_another_benchmark_is_refused() {
+        let bench = |words: &str| Xtask::try_parse_from(["xtask", "bench"].into_iter().chain(words.split(' ')));
+        for words in ["--block --disk-keys a=b", "--net --net-keys a=b --queues 2 --only x", "--net --testbed-cpus 2"] {
+            assert!(bench(words).is_ok(), "{words}");
+        }
+        for words in [
+            "--block --net",
+            "--seconds 2",
+            "--net --disk-keys a=b",
+            "--block --net-keys a=b",
+            "--block --queues 1",
+            "--block --only x",
+            "--block --testbed-cpus 2",
+            "--net-keys a=b",
+        ] {
+            assert!(bench(words).is_err(), "{words}");
+        }
     }
 
     #[test]
