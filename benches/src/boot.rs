@@ -22,6 +22,13 @@ const HELLO: &[u8] = b"hello from the guest:";
 const CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 \
     cryptomgr.notests root=/dev/vda ro vmm.then=reboot";
 
+/// The same, for a kernel that doesn't mind to be stopped for longer than one ever is otherwise, and then goes on.
+pub(crate) const STANDS_STILL: &str = "console=ttyS0 quiet reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 \
+    cryptomgr.notests nowatchdog rcupdate.rcu_cpu_stall_suppress=1 root=/dev/vda ro vmm.then=hang";
+
+/// How long a guest may take beyond the time that it is given, even in an emulated host on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The files that a Linux guest boots from.
 #[derive(Clone, Debug)]
 pub struct Linux {
@@ -44,7 +51,11 @@ pub fn measure(monitors: &[Monitor], linux: Option<&Linux>, runs: u32) -> Result
     let scratch = tempfile::tempdir().context("can't make a temporary folder")?;
     let kernel = scratch.path().join("first-instruction.elf");
     fs::write(&kernel, first_instruction::elf()).context("can't write a kernel")?;
-    let first = Machine { kernel, cmdline: "console=ttyS0".to_owned(), initrd: None, disk: None, data: None };
+    let bare = |kernel, cmdline: &str| {
+        let cmdline = cmdline.to_owned();
+        Machine { kernel, cmdline, initrd: None, disk: None, data: None, cpus: 1, card: None }
+    };
+    let first = bare(kernel, "console=ttyS0");
     let rows = |first: &'static str, second, third| {
         let row = |what, unit| Row::new(what, unit, monitors.len());
         [row(first, Unit::Milliseconds), row(second, Unit::Milliseconds), row(third, Unit::Bytes)]
@@ -68,7 +79,7 @@ pub fn measure(monitors: &[Monitor], linux: Option<&Linux>, runs: u32) -> Result
     let Some(linux) = linux else { return Ok(vec![until_first, cpu_first, sizes]) };
 
     let Linux { kernel, initrd, rootfs } = linux.clone();
-    let booted = Machine { kernel, cmdline: CMDLINE.to_owned(), initrd, disk: rootfs, data: None };
+    let booted = Machine { initrd, disk: rootfs, ..bare(kernel, CMDLINE) };
     let [mut until_init, mut cpu_boot, mut resident] =
         rows("exec → `/init`", "CPU time, booted and reset", "resident outside guest RAM at `/init`");
     rounds(monitors, runs, |index, monitor, counts| {

@@ -9,12 +9,18 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::{smaps, sys};
 
 /// More than any start has taken, even in an emulated host: what takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Has what the command starts killed when this process ends, in whatever way: stopped, it would hear of no other signal. It then
+/// takes a little longer to start.
+pub fn end_with_us(command: &mut Command) {
+    sys::before_exec(command, || Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+}
 
 /// A VMM that runs, with its guest's serial port on its standard output.
 #[derive(Debug)]
@@ -111,6 +117,12 @@ impl Running {
         let maps = fs::read_to_string(format!("/proc/{}/smaps", self.id()?));
         self.go_on()?;
         smaps::resident_outside_guest_ram(&maps?).context("/proc/PID/smaps is not as it is known")
+    }
+
+    /// All of its output, once it has come to its end. How it ended doesn't matter.
+    pub fn output(mut self) -> Result<Vec<u8>> {
+        while self.read_more()? {}
+        Ok(std::mem::take(&mut self.seen))
     }
 
     /// Reads the rest of the output and waits for the end: the processor time that it took.

@@ -4,14 +4,16 @@
 
 #![expect(unsafe_code, reason = "system calls take raw pointers")]
 
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use io_uring::IoUring;
+use vmm_sys_util::eventfd::EventFd;
 
 /// Waits until the descriptor has something to read, or its other end is closed; `false` when the time is over.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
@@ -22,6 +24,37 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result
         -1 => Err(io::Error::last_os_error()),
         ready => Ok(ready > 0),
     }
+}
+
+/// Waits until one of the descriptors has something to read.
+pub(crate) fn wait_for_any<const N: usize>(fds: [BorrowedFd<'_>; N]) -> io::Result<()> {
+    let mut polled = fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    // SAFETY: the pointer is to so many pollfds, which live until the call is over.
+    check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, -1) })
+}
+
+/// An eventfd's descriptor.
+pub(crate) fn fd_of(eventfd: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: it is open for as long as the eventfd is borrowed.
+    unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) }
+}
+
+/// Makes an open `/dev/net/tun` that of the tap with the name (`TUNSETIFF`).
+pub(crate) fn attach_tap(tun: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: every field of the structure is a number or a union of numbers, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
+    // SAFETY: the request reads and fills a structure of this kind, which lives on this stack.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
+}
+
+/// Says what the reader of a tap takes of unfinished frames (`TUN_F_…`).
+pub(crate) fn set_offload(tap: &File, flags: u32) -> io::Result<()> {
+    // SAFETY: the request takes a number.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) })
 }
 
 /// Waits until the process has ended: its status, and the processor time that it took, in user and in kernel mode.
@@ -39,6 +72,29 @@ pub(crate) fn wait(child: Child) -> io::Result<(ExitStatus, Duration)> {
         Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
     };
     Ok((ExitStatus::from_raw(status), time(usage.ru_utime) + time(usage.ru_stime)))
+}
+
+/// Has the child call this between fork and exec, where only system calls may be made: a child of ours has a copy of locks that
+/// nobody will ever release.
+pub(crate) fn before_exec(command: &mut Command, call: fn() -> io::Result<()>) {
+    // SAFETY: the callers give system calls.
+    unsafe { command.pre_exec(call) };
+}
+
+/// Takes this thread, and all that it starts from now on, to new namespaces of these kinds (`CLONE_NEW…`).
+pub(crate) fn unshare(kinds: libc::c_int) -> io::Result<()> {
+    // SAFETY: takes flags, and changes what this thread sees of the kernel, but none of its memory.
+    check(unsafe { libc::unshare(kinds) })
+}
+
+/// Takes this thread, and all that it starts from now on, to a network namespace.
+pub(crate) fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes a descriptor, which is open, and changes what this thread sees of the kernel, but none of its memory.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The processor time that this thread has taken, or all threads of this process.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `cargo xtask bench`: what it costs to start a guest, or how fast its disk is, our VMM and others measured in turn.
+//! `cargo xtask bench`: what it costs to start a guest, or how fast its disk or its network is, our VMM and others measured in
+//! turn.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::packages::{self, STRIP};
+use crate::packages::{self, IP, STRIP};
 use crate::progress::note;
 use crate::testbed::{self, Request};
 use crate::workspace::Workspace;
@@ -41,31 +42,72 @@ pub(crate) struct Wish {
     pub(crate) peers: Vec<Peer>,
     /// How often.
     pub(crate) runs: u32,
-    /// Not the start, but the disk.
-    pub(crate) block: Option<Block>,
-}
-
-/// How the disk is measured.
-#[derive(Debug)]
-pub(crate) struct Block {
+    pub(crate) what: What,
     /// For each case and run; the harness knows what is usual.
     pub(crate) seconds: Option<u64>,
-    /// Of `vmm run`.
-    pub(crate) disk_keys: Vec<String>,
     /// Of `vmm run`.
     pub(crate) transport: Option<String>,
 }
 
+/// What is measured.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// The start.
+    Start,
+    /// A guest's disk.
+    Block {
+        /// Of `vmm run`.
+        disk_keys: Vec<String>,
+    },
+    /// A guest's network.
+    Net(Net),
+}
+
+/// How the network is measured.
+#[derive(Debug)]
+pub(crate) struct Net {
+    /// Of `vmm run`.
+    pub(crate) net_keys: Vec<String>,
+    /// Queue pairs, and vCPUs, of each table; the harness knows what is usual.
+    pub(crate) queues: Vec<u32>,
+    /// A part of the cases.
+    pub(crate) only: Option<String>,
+    /// Processors of a testbed.
+    pub(crate) testbed_cpus: u32,
+}
+
+impl What {
+    /// The program that measures it.
+    fn harness(&self) -> &'static str {
+        match self {
+            Self::Start => "startup",
+            Self::Block { .. } => "block-guest",
+            Self::Net(_) => "net-guest",
+        }
+    }
+
+    /// What two emulated processors do at the same time depends on what else this machine does, and hosts with two of them stand
+    /// still more often. So there is one, unless somebody wants more.
+    fn testbed_cpus(&self) -> u32 {
+        match self {
+            Self::Net(net) => net.testbed_cpus,
+            _ => 1,
+        }
+    }
+}
+
 /// Runs the harness; its exit status is that of the harness.
 pub(crate) fn main(workspace: &Workspace, wish: &Wish) -> Result<i32> {
-    packages::ensure(&[STRIP])?;
-    let name = if wish.block.is_some() { "block-guest" } else { "startup" };
+    packages::ensure(if matches!(wish.what, What::Net(_)) { &[STRIP, IP] } else { &[STRIP] })?;
+    let name = wish.what.harness();
     let harness = static_build::executable(workspace, &["build", "--package", "vmm-benches", "--bin", name], name)?;
     let vmm = static_build::executable(workspace, &["build", "--package", "vmm", "--bin", "vmm"], "vmm")?;
     let guest = guest::ensure(workspace)?;
     let share = tempfile::tempdir()?;
     let programs = share.path();
     fs::copy(&harness, programs.join(name)).with_context(|| format!("can't copy {}", harness.display()))?;
+    fs::copy(&guest.netload, programs.join("netload"))
+        .with_context(|| format!("can't copy {}", guest.netload.display()))?;
     // Measured as they would be shipped; and there is no strip in the testbed.
     strip(&vmm, &programs.join("vmm"))?;
     for (index, peer) in wish.peers.iter().enumerate() {
@@ -82,10 +124,8 @@ pub(crate) fn main(workspace: &Workspace, wish: &Wish) -> Result<i32> {
     let (kernel, initrd, rootfs) = (in_guest("vmlinux"), in_guest("initrd"), in_guest("rootfs.ext4"));
     let mut command = vec![format!("/share/{name}")];
     command.extend(arguments(Path::new("/share"), &kernel, &initrd, &rootfs, wish));
-    // What two emulated processors do at the same time depends on what else this machine does, and hosts with two of them
-    // stand still more often.
-    let share = Some(programs.to_owned());
-    let request = Request { share, timeout: Some(TIMEOUT), cpus: 1, ..Request::new(command) };
+    let (share, cpus) = (Some(programs.to_owned()), wish.what.testbed_cpus());
+    let request = Request { share, timeout: Some(TIMEOUT), cpus, ..Request::new(command) };
     testbed::run(workspace, &request, &mut pass_on)
 }
 
@@ -110,15 +150,20 @@ fn arguments(programs: &Path, kernel: &Path, initrd: &Path, rootfs: &Path, wish:
         let path = programs.join(file_name(index));
         add("--peer", format!("{}={}", peer.name, shown(&path)));
     }
-    if let Some(Block { seconds, disk_keys, transport }) = &wish.block {
-        if let Some(seconds) = seconds {
-            add("--seconds", seconds.to_string());
-        }
-        for keys in disk_keys {
-            add("--disk-keys", keys.clone());
-        }
-        if let Some(transport) = transport {
-            add("--transport", transport.clone());
+    if let Some(seconds) = wish.seconds {
+        add("--seconds", seconds.to_string());
+    }
+    if let Some(transport) = &wish.transport {
+        add("--transport", transport.clone());
+    }
+    match &wish.what {
+        What::Start => (),
+        What::Block { disk_keys } => disk_keys.iter().for_each(|keys| add("--disk-keys", keys.clone())),
+        What::Net(Net { net_keys, queues, only, testbed_cpus: _ }) => {
+            add("--netload", shown(&programs.join("netload")));
+            net_keys.iter().for_each(|keys| add("--net-keys", keys.clone()));
+            queues.iter().for_each(|queues| add("--queues", queues.to_string()));
+            only.iter().for_each(|only| add("--only", only.clone()));
         }
     }
     arguments
@@ -140,14 +185,26 @@ mod tests {
     #[test]
     fn the_harness_is_told_where_everything_is() {
         let peers = vec![parse_peer("firecracker=/elsewhere/fc").unwrap()];
-        let mut wish = Wish { peers, runs: 3, block: None };
+        let mut wish = Wish { peers, runs: 3, what: What::Start, seconds: None, transport: None };
         let [s, k, i, r] = ["/s", "/g/k", "/g/i", "/g/r"].map(Path::new);
-        let expected = "--runs 3 --vmm /s/vmm --kernel /g/k --initrd /g/i --rootfs /g/r --peer firecracker=/s/peer0";
+        let start = "--runs 3 --vmm /s/vmm --kernel /g/k --initrd /g/i --rootfs /g/r --peer firecracker=/s/peer0";
+        assert_eq!(arguments(s, k, i, r, &wish).join(" "), start);
+        (wish.seconds, wish.transport) = (Some(2), Some("pci".to_owned()));
+        wish.what = What::Block { disk_keys: vec![String::new(), "engine=sync".to_owned()] };
+        let expected = format!("{start} --seconds 2 --transport pci --disk-keys  --disk-keys engine=sync");
         assert_eq!(arguments(s, k, i, r, &wish).join(" "), expected);
-        let expected = "--runs 3 --vmm /s/vmm --kernel /g/k --initrd /g/i --rootfs /g/r --peer firecracker=/s/peer0 \
-            --seconds 2 --disk-keys  --disk-keys engine=sync --transport pci";
-        let disk_keys = vec![String::new(), "engine=sync".to_owned()];
-        wish.block = Some(Block { seconds: Some(2), disk_keys, transport: Some("pci".to_owned()) });
+        let net_keys = vec!["transport=pci".to_owned()];
+        wish.what = What::Net(Net { net_keys, queues: vec![1, 2], only: Some("UDP".to_owned()), testbed_cpus: 2 });
+        let expected = format!(
+            "{start} --seconds 2 --transport pci --netload /s/netload --net-keys transport=pci --queues 1 --queues 2 --only UDP"
+        );
         assert_eq!(arguments(s, k, i, r, &wish).join(" "), expected);
+    }
+
+    #[test]
+    fn a_testbed_has_one_processor_unless_more_are_asked_for() {
+        let net = |testbed_cpus| What::Net(Net { net_keys: Vec::new(), queues: Vec::new(), only: None, testbed_cpus });
+        let cpus = [What::Start, What::Block { disk_keys: Vec::new() }, net(1), net(2)].map(|what| what.testbed_cpus());
+        assert_eq!(cpus, [1, 1, 1, 2]);
     }
 }

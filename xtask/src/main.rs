@@ -82,13 +82,14 @@ enum Chore {
         #[arg(value_name = "CHECK", value_parser = ["advisories", "bans", "licenses", "sources"])]
         only: Vec<String>,
     },
-    /// Measure what it costs to start a guest, or how fast its disk is, with vmm and with other VMMs in turn
+    /// Measure what it costs to start a guest, or how fast its disk or its network is, with vmm and with other VMMs in turn
     ///
     /// Prints a Markdown table with medians, spread and ratios. Runs on this machine's KVM where that runs unmodified
     /// kernels, else in the testbed, where times mean nothing but their ratios do.
     #[command(after_help = "Examples:
   cargo xtask bench --peer firecracker=/tmp/firecracker --runs 20
-  cargo xtask bench --block --peer cloud-hypervisor=/tmp/cloud-hypervisor --disk-keys engine=sync")]
+  cargo xtask bench --block --peer cloud-hypervisor=/tmp/cloud-hypervisor --disk-keys engine=sync
+  cargo xtask bench --net --peer firecracker=/tmp/firecracker --net-keys '' --net-keys transport=pci")]
     Bench(BenchArguments),
     /// Build the book in Guide/ into target/guide/, and check the links of all pages
     Guide {
@@ -118,9 +119,10 @@ enum Chore {
 }
 
 #[derive(Args)]
+#[command(group = clap::ArgGroup::new("load").args(["block", "net"]))]
 struct BenchArguments {
     /// Another VMM's static program; may be repeated. The name tells how it is started: firecracker, cloud-hypervisor
-    /// (with --block only), or vmm for another build of ours; it may go on with a dash, as in firecracker-1.12
+    /// (with --block or --net only), or vmm for another build of ours; it may go on with a dash, as in firecracker-1.12
     #[arg(long = "peer", value_name = "NAME=PATH", value_parser = bench::parse_peer)]
     peers: Vec<bench::Peer>,
     /// How often each is measured
@@ -129,21 +131,42 @@ struct BenchArguments {
     /// Measure a disk as a Linux guest sees it, and not the start
     #[arg(long)]
     block: bool,
-    /// How long each way of loading the disk is measured in each run: a second
-    #[arg(long, value_name = "N", requires = "block", value_parser = clap::value_parser!(u64).range(1..=600))]
+    /// Measure a network as a Linux guest sees it, and not the start
+    #[arg(long, conflicts_with = "block")]
+    net: bool,
+    /// How long each way of loading the disk or the network is measured in each run: a second
+    #[arg(long, value_name = "N", requires = "load", value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,
     /// Disk keys of 'vmm run'; may be repeated, and vmm is then measured with each of them. '' is for without any
-    #[arg(long, value_name = "KEY=VALUE[,...]", requires = "block")]
+    #[arg(long, value_name = "KEY=VALUE[,...]", requires = "block", conflicts_with = "net")]
     disk_keys: Vec<String>,
+    /// Net keys of 'vmm run'; may be repeated, and vmm is then measured with each of them. '' is for without any
+    #[arg(long, value_name = "KEY=VALUE[,...]", requires = "net", conflicts_with = "block")]
+    net_keys: Vec<String>,
+    /// Queue pairs of a card, and vCPUs; may be repeated for a table each: 1 and 2
+    #[arg(long, value_name = "N", requires = "net", conflicts_with = "block", value_parser = clap::value_parser!(u32).range(1..=8))]
+    queues: Vec<u32>,
+    /// Only ways of loading the network whose name holds this, as in 'UDP'
+    #[arg(long, value_name = "TEXT", requires = "net", conflicts_with = "block")]
+    only: Option<String>,
+    /// Processors of a testbed, where one is used: two of them stand still more often
+    #[arg(long, value_name = "N", requires = "net", conflicts_with = "block", default_value_t = 1)]
+    testbed_cpus: u32,
     /// The transport that 'vmm run' is told
-    #[arg(long, value_name = "mmio|pci", requires = "block")]
+    #[arg(long, value_name = "mmio|pci", requires = "load")]
     transport: Option<String>,
 }
 
 impl BenchArguments {
     fn wish(self) -> bench::Wish {
-        let Self { peers, runs, block, seconds, disk_keys, transport } = self;
-        bench::Wish { peers, runs, block: block.then_some(bench::Block { seconds, disk_keys, transport }) }
+        let Self { peers, runs, block, net, seconds, disk_keys, net_keys, queues, only, testbed_cpus, transport } =
+            self;
+        let what = match (block, net) {
+            (true, _) => bench::What::Block { disk_keys },
+            (_, true) => bench::What::Net(bench::Net { net_keys, queues, only, testbed_cpus }),
+            _ => bench::What::Start,
+        };
+        bench::Wish { peers, runs, what, seconds, transport }
     }
 }
 
@@ -256,6 +279,26 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Xtask::command().debug_assert();
+    }
+
+    #[test]
+    fn what_belongs_to_another_benchmark_is_refused() {
+        let bench = |words: &str| Xtask::try_parse_from(["xtask", "bench"].into_iter().chain(words.split(' ')));
+        for words in ["--block --disk-keys a=b", "--net --net-keys a=b --queues 2 --only x", "--net --testbed-cpus 2"] {
+            assert!(bench(words).is_ok(), "{words}");
+        }
+        for words in [
+            "--block --net",
+            "--seconds 2",
+            "--net --disk-keys a=b",
+            "--block --net-keys a=b",
+            "--block --queues 1",
+            "--block --only x",
+            "--block --testbed-cpus 2",
+            "--net-keys a=b",
+        ] {
+            assert!(bench(words).is_err(), "{words}");
+        }
     }
 
     #[test]

@@ -69,7 +69,7 @@ fn run(arguments: Arguments) -> Result<()> {
     monitors.extend(peer.into_iter().flat_map(Monitor::engines));
     let linux = Linux { kernel, initrd: Some(initrd), rootfs: Some(rootfs) };
     let results = block::measure(&monitors, &Plan { linux, folder, time: Duration::from_secs(seconds), runs })?;
-    print!("{}", table::markdown(&results, count));
+    print!("{}", results.markdown(count, table::CPU));
     Ok(())
 }
 
@@ -79,8 +79,7 @@ fn ours(plain: Monitor, transport: Option<&str>, disk_keys: &[String]) -> Vec<Mo
         Some(transport) => plain.on_transport(transport),
         None => plain,
     };
-    let with = |keys: &String| if keys.is_empty() { base.clone() } else { base.clone().with_disk_keys(keys) };
-    if disk_keys.is_empty() { vec![base] } else { disk_keys.iter().map(with).collect() }
+    base.with_each(disk_keys, Monitor::with_disk_keys)
 }
 
 #[cfg(test)]

@@ -6,16 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::cpu::ProcessorTime;
-
-/// What a case's speed is told in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rate {
-    /// Requests a second.
-    Iops,
-    /// MiB a second.
-    Throughput,
-}
+use crate::comparison::Unit;
+use crate::cpu::ProcessorTime;
 
 /// One way of loading a disk.
 #[derive(Clone, Copy, Debug)]
@@ -25,15 +17,15 @@ pub struct Case {
     /// For `blockload`.
     pub word: &'static str,
     /// What counts.
-    pub rate: Rate,
+    pub rate: Unit,
 }
 
 /// All that is measured, in each guest.
 pub const CASES: [Case; 4] = [
-    Case { what: "4 KiB read, depth 1", word: "randread:4096:1", rate: Rate::Iops },
-    Case { what: "4 KiB read, depth 32", word: "randread:4096:32", rate: Rate::Iops },
-    Case { what: "4 KiB write, depth 32", word: "randwrite:4096:32", rate: Rate::Iops },
-    Case { what: "128 KiB sequential read, depth 8", word: "read:131072:8", rate: Rate::Throughput },
+    Case { what: "4 KiB read, depth 1", word: "randread:4096:1", rate: Unit::Iops },
+    Case { what: "4 KiB read, depth 32", word: "randread:4096:32", rate: Unit::Iops },
+    Case { what: "4 KiB write, depth 32", word: "randwrite:4096:32", rate: Unit::Iops },
+    Case { what: "128 KiB sequential read, depth 8", word: "read:131072:8", rate: Unit::Throughput },
 ];
 
 /// One case's outcome.
@@ -52,12 +44,12 @@ pub struct Done {
 }
 
 impl Done {
-    /// In the case's unit.
-    pub fn rate(&self, rate: Rate) -> f64 {
+    /// In the case's unit: MiB a second, or else requests.
+    pub fn rate(&self, rate: Unit) -> f64 {
         let seconds = self.time.as_secs_f64();
         match rate {
-            Rate::Iops => self.requests as f64 / seconds,
-            Rate::Throughput => self.bytes as f64 / f64::from(1 << 20) / seconds,
+            Unit::Throughput => self.bytes as f64 / f64::from(1 << 20) / seconds,
+            _ => self.requests as f64 / seconds,
         }
     }
 
@@ -177,8 +169,8 @@ mod tests {
     fn rates_are_by_the_guests_clock() {
         let (time, cpu) = (Duration::from_secs(2), ProcessorTime::default());
         let done = Done { requests: 1000, bytes: 64 << 20, time, guest_cpu: Duration::ZERO, cpu };
-        assert!((done.rate(Rate::Iops) - 500.0).abs() < 1e-9);
-        assert!((done.rate(Rate::Throughput) - 32.0).abs() < 1e-9);
+        assert!((done.rate(Unit::Iops) - 500.0).abs() < 1e-9);
+        assert!((done.rate(Unit::Throughput) - 32.0).abs() < 1e-9);
         assert!((done.micros_a_request(Duration::from_millis(7)) - 7.0).abs() < 1e-9);
     }
 }

@@ -5,7 +5,6 @@
 //! They take turns, A B C A B C, a second or so each: all others are stopped meanwhile, as a debugger would. What else the
 //! machine has to do changes more slowly than that, and then slows down all of them alike.
 
-pub mod cpu;
 pub mod load;
 pub mod table;
 
@@ -17,23 +16,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
 
-use crate::boot::Linux;
+use crate::boot::{Linux, PATIENCE, STANDS_STILL};
+use crate::comparison::Comparison;
+use crate::cpu::ProcessorTime;
 use crate::monitor::{Machine, Monitor};
-use crate::process::Running;
-use cpu::ProcessorTime;
+use crate::process::{self, Running};
 use load::{CASES, Case, Done, Said};
-use table::Results;
 
 /// Size of the disk: small enough to be in the host's page cache for good, so that no real disk is measured.
 const DISK: usize = 64 << 20;
-
-/// A quiet kernel that probes for no device that isn't there, and that doesn't mind to be stopped for longer than a kernel
-/// ever is otherwise.
-const CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 \
-    cryptomgr.notests nowatchdog rcupdate.rcu_cpu_stall_suppress=1 root=/dev/vda ro vmm.then=hang";
-
-/// How long a guest may take beyond the time of a case, even in an emulated host on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is measured, and where.
 #[derive(Clone, Debug)]
@@ -56,18 +47,18 @@ struct Loaded<'a> {
 }
 
 /// Measures all VMMs. Each turn's results are told as they come, since a host may not live long enough for the last one.
-pub fn measure(monitors: &[Monitor], plan: &Plan) -> Result<Results> {
+pub fn measure(monitors: &[Monitor], plan: &Plan) -> Result<Comparison> {
     let scratch = tempfile::tempdir().context("can't make a temporary folder")?;
     let start = |monitor| Loaded::start(monitor, plan, scratch.path());
     let mut loaded = monitors.iter().map(start).collect::<Result<Vec<_>>>()?;
-    let mut results = Results::new(monitors);
+    let mut results = table::empty(monitors);
     for run in 1..=plan.runs {
         for (index, case) in CASES.iter().enumerate() {
             for (monitor, loaded) in loaded.iter_mut().enumerate() {
                 let context = || format!("{}, {}, run {run}", monitors[monitor].name, case.what);
                 let done = loaded.turn(case, plan.time).with_context(context)?;
                 eprintln!("{}: {}", context(), table::in_one_line(case, &done));
-                results.push(monitor, index, &done);
+                table::push(&mut results, monitor, index, &done);
             }
         }
     }
@@ -81,9 +72,12 @@ impl<'a> Loaded<'a> {
         let mut disk = disk.with_context(|| format!("can't make a disk in {}", plan.folder.display()))?;
         fill(disk.as_file_mut()).context("can't write the disk")?;
         let Linux { kernel, initrd, rootfs } = plan.linux.clone();
-        let cmdline = format!("{CMDLINE} vmm.run=\"{}\"", load::command("/dev/vdb", plan.time, plan.runs));
-        let machine = Machine { kernel, cmdline, initrd, disk: rootfs, data: Some(disk.path().to_owned()) };
-        let running = Running::start(&mut monitor.command(&machine, scratch)?)?;
+        let cmdline = format!("{STANDS_STILL} vmm.run=\"{}\"", load::command("/dev/vdb", plan.time, plan.runs));
+        let data = Some(disk.path().to_owned());
+        let machine = Machine { kernel, cmdline, initrd, disk: rootfs, data, cpus: 1, card: None };
+        let mut command = monitor.command(&machine, scratch)?;
+        process::end_with_us(&mut command);
+        let running = Running::start(&mut command)?;
         let mut loaded = Self { name: &monitor.name, running, disk };
         let ready = loaded.listen().with_context(|| monitor.name.clone())?;
         loaded.running.pause()?;
@@ -159,7 +153,7 @@ mod tests {
         let all: String = CASES.iter().map(|case| lines(case.word)).collect();
         let monitor = player(folder.path(), &format!("blockload: ready\n{all}{all}"));
         let results = measure(&[monitor.clone(), monitor], &plan(folder.path())).unwrap();
-        let table = table::markdown(&results, 1);
+        let table = results.markdown(1, table::CPU);
         assert_eq!(table.matches("5,000,000 IOPS").count(), 2 * 3, "{table}");
     }
 

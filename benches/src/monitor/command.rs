@@ -10,13 +10,14 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{MEMORY, Machine, Monitor};
+use super::{Card, MEMORY, Machine, Monitor};
 
 /// As `vmm run --help` has it.
 pub(super) fn vmm(monitor: &Monitor, machine: &Machine) -> Command {
     let mut command = Command::new(&monitor.program);
     command.arg("run").arg("--kernel").arg(&machine.kernel);
-    command.args(["--memory", &format!("{MEMORY}M"), "--cpus", "1", "--cmdline", &machine.cmdline]);
+    command.args(["--memory", &format!("{MEMORY}M"), "--cpus", &machine.cpus.to_string()]);
+    command.args(["--cmdline", &machine.cmdline]);
     if let Some(transport) = &monitor.transport {
         command.args(["--transport", transport]);
     }
@@ -29,6 +30,10 @@ pub(super) fn vmm(monitor: &Monitor, machine: &Machine) -> Command {
     if let Some(data) = &machine.data {
         let keys = monitor.data_as.as_ref().map_or_else(String::new, |keys| format!(",{keys}"));
         command.arg("--disk").arg(path_and("path=", data, &keys));
+    }
+    if let Some(Card { tap, mac, queues }) = &machine.card {
+        let keys = monitor.card_as.as_ref().map_or_else(String::new, |keys| format!(",{keys}"));
+        command.arg("--net").arg(format!("tap={tap},mac={mac},queues={queues}{keys}"));
     }
     command
 }
@@ -49,10 +54,12 @@ pub(super) fn firecracker(monitor: &Monitor, machine: &Machine, scratch: &Path) 
         }
         drives.push(drive);
     }
+    let interface = |card: &Card| json!({ "iface_id": "card", "host_dev_name": card.tap, "guest_mac": card.mac });
     let config = json!({
         "boot-source": boot_source,
         "drives": drives,
-        "machine-config": { "vcpu_count": 1, "mem_size_mib": MEMORY },
+        "network-interfaces": machine.card.iter().map(interface).collect::<Vec<_>>(),
+        "machine-config": { "vcpu_count": machine.cpus, "mem_size_mib": MEMORY },
     });
     let path = scratch.join("firecracker.json");
     fs::write(&path, config.to_string()).with_context(|| format!("can't write {}", path.display()))?;
@@ -66,7 +73,7 @@ pub(super) fn firecracker(monitor: &Monitor, machine: &Machine, scratch: &Path) 
 pub(super) fn cloud_hypervisor(monitor: &Monitor, machine: &Machine) -> Command {
     let mut command = Command::new(&monitor.program);
     command.arg("--kernel").arg(&machine.kernel).args(["--cmdline", &machine.cmdline]);
-    command.args(["--cpus", "boot=1", "--memory", &format!("size={MEMORY}M")]);
+    command.args(["--cpus", &format!("boot={}", machine.cpus), "--memory", &format!("size={MEMORY}M")]);
     command.args(["--serial", "tty", "--console", "off"]);
     if let Some(initrd) = &machine.initrd {
         command.arg("--initramfs").arg(initrd);
@@ -77,6 +84,10 @@ pub(super) fn cloud_hypervisor(monitor: &Monitor, machine: &Machine) -> Command 
         // One flag for all of them.
         let value = |(path, keys): (&std::path::PathBuf, &str)| path_and("image_type=raw,path=", path, keys);
         command.arg("--disk").args(disks.into_iter().map(value));
+    }
+    if let Some(Card { tap, mac, queues }) = &machine.card {
+        // It counts each direction.
+        command.arg("--net").arg(format!("tap={tap},mac={mac},num_queues={}", 2 * queues));
     }
     command
 }
@@ -99,7 +110,14 @@ mod tests {
             initrd: Some("/g/initrd".into()),
             disk: Some("/g/rootfs.ext4".into()),
             data: None,
+            cpus: 1,
+            card: None,
         }
+    }
+
+    fn with_card() -> Machine {
+        let card = Card { tap: "tap0".to_owned(), mac: "52:54:00:00:00:01".to_owned(), queues: 2 };
+        Machine { cpus: 2, card: Some(card), ..machine() }
     }
 
     fn with_data() -> Machine {
@@ -139,6 +157,9 @@ mod tests {
         let told = words(&vmm(&told, &with_data()));
         assert!(told.windows(2).any(|pair| pair == ["--transport", "pci"]), "{told:?}");
         assert_eq!(told.last().unwrap(), "path=/d/data,engine=sync,queues=2");
+        let told = words(&vmm(&Monitor::ours("vmm".into()).with_net_keys("transport=pci"), &with_card())).join(" ");
+        assert!(told.ends_with(" --net tap=tap0,mac=52:54:00:00:00:01,queues=2,transport=pci"), "{told}");
+        assert!(told.contains(" --cpus 2 "), "{told}");
     }
 
     fn config(peer: &Monitor, machine: &Machine) -> Value {
@@ -156,7 +177,7 @@ mod tests {
         assert_eq!(full["drives"][0]["is_read_only"], true);
         assert_eq!(full["machine-config"]["mem_size_mib"], 256);
         let bare = config(&peer, &bare());
-        assert_eq!(bare["drives"], json!([]));
+        assert_eq!((&bare["drives"], &bare["network-interfaces"]), (&json!([]), &json!([])));
         assert!(bare["boot-source"].get("initrd_path").is_none());
     }
 
@@ -169,6 +190,21 @@ mod tests {
             assert_eq!(config["drives"][1]["is_read_only"], false);
             assert!(engine.name.ends_with(config["drives"][1]["io_engine"].as_str().unwrap()), "{}", engine.name);
         }
+    }
+
+    #[test]
+    fn firecracker_gets_the_card_as_an_interface() {
+        let config = config(&"firecracker=fc".parse().unwrap(), &with_card());
+        let expected = json!([{ "iface_id": "card", "host_dev_name": "tap0", "guest_mac": "52:54:00:00:00:01" }]);
+        assert_eq!(config["network-interfaces"], expected);
+        assert_eq!(config["machine-config"]["vcpu_count"], 2);
+    }
+
+    #[test]
+    fn cloud_hypervisor_is_told_of_the_queues_of_both_directions() {
+        let told = words(&cloud_hypervisor(&"cloud-hypervisor=ch".parse().unwrap(), &with_card())).join(" ");
+        assert!(told.ends_with(" --net tap=tap0,mac=52:54:00:00:00:01,num_queues=4"), "{told}");
+        assert!(told.contains(" --cpus boot=2 "), "{told}");
     }
 
     #[test]

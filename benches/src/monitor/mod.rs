@@ -13,7 +13,7 @@ use anyhow::Result;
 /// MiB of guest RAM.
 pub const MEMORY: u32 = 256;
 
-/// A machine of one vCPU with [`MEMORY`] and a serial port.
+/// A machine with [`MEMORY`] and a serial port.
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// An ELF kernel.
@@ -26,6 +26,21 @@ pub struct Machine {
     pub disk: Option<PathBuf>,
     /// A disk behind it, that the guest can write to.
     pub data: Option<PathBuf>,
+    /// Its vCPUs.
+    pub cpus: u32,
+    /// A network card.
+    pub card: Option<Card>,
+}
+
+/// A network card on a tap that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// The tap.
+    pub tap: String,
+    /// Its address.
+    pub mac: String,
+    /// Its queue pairs.
+    pub queues: u32,
 }
 
 /// A kind of VMM. Another one takes a name here and a function that makes its command.
@@ -50,6 +65,8 @@ pub struct Monitor {
     /// How it serves [`Machine::data`], where it is not as it does by itself: disk keys of ours, Firecracker's
     /// `io_engine`.
     data_as: Option<String>,
+    /// Net keys of ours for [`Machine::card`].
+    card_as: Option<String>,
     /// For all devices; only ours has more than one.
     transport: Option<String>,
 }
@@ -57,7 +74,7 @@ pub struct Monitor {
 impl Monitor {
     /// The VMM of this workspace.
     pub fn ours(program: PathBuf) -> Self {
-        Self { name: "vmm".to_owned(), program, kind: Kind::Vmm, data_as: None, transport: None }
+        Self { name: "vmm".to_owned(), program, kind: Kind::Vmm, data_as: None, card_as: None, transport: None }
     }
 
     /// The same one, with all of its devices on a transport.
@@ -70,6 +87,24 @@ impl Monitor {
     #[must_use]
     pub fn with_disk_keys(self, keys: &str) -> Self {
         Self { name: format!("{}, {keys}", self.name), data_as: Some(keys.to_owned()), ..self }
+    }
+
+    /// The same one, with more net keys for [`Machine::card`].
+    #[must_use]
+    pub fn with_net_keys(self, keys: &str) -> Self {
+        Self { name: format!("{}, {keys}", self.name), card_as: Some(keys.to_owned()), ..self }
+    }
+
+    /// This one, once with each of the keys, as `with` adds them. Empty keys leave it as it is.
+    pub fn with_each(self, keys: &[String], with: impl Fn(Self, &str) -> Self) -> Vec<Self> {
+        let variant = |keys: &String| if keys.is_empty() { self.clone() } else { with(self.clone(), keys) };
+        if keys.is_empty() { vec![self] } else { keys.iter().map(variant).collect() }
+    }
+
+    /// So many of the queue pairs as its cards can have.
+    pub fn queues_of(&self, wanted: u32) -> u32 {
+        // Firecracker's have one (`src/vmm/src/devices/virtio/net/mod.rs`, `NET_NUM_QUEUES`).
+        if self.kind == Kind::Firecracker { 1 } else { wanted }
     }
 
     /// One for each way in which it does the I/O of a disk, as far as that is for its user to choose: Firecracker has two,
@@ -118,7 +153,8 @@ impl FromStr for Monitor {
         if path.is_empty() {
             return Err("there is no path".to_owned());
         }
-        Ok(Self { name: name.to_owned(), program: path.into(), kind, data_as: None, transport: None })
+        let program = path.into();
+        Ok(Self { name: name.to_owned(), program, kind, data_as: None, card_as: None, transport: None })
     }
 }
 
@@ -144,9 +180,22 @@ mod tests {
     }
 
     #[test]
+    fn a_card_has_no_more_queues_than_its_monitor_can_give_it() {
+        assert_eq!(Monitor::ours("vmm".into()).queues_of(2), 2);
+        assert_eq!("cloud-hypervisor=ch".parse::<Monitor>().unwrap().queues_of(2), 2);
+        assert_eq!("firecracker=fc".parse::<Monitor>().unwrap().queues_of(2), 1);
+    }
+
+    #[test]
     fn what_differs_from_the_usual_is_in_the_name() {
         let ours = Monitor::ours("vmm".into());
         assert_eq!(ours.clone().on_transport("pci").with_disk_keys("queues=2").name, "vmm, pci, queues=2");
+        assert_eq!(ours.clone().with_net_keys("transport=pci").name, "vmm, transport=pci");
+        let keys = [String::new(), "a=b".to_owned()];
+        let variants = |keys: &[String]| ours.clone().on_transport("pci").with_each(keys, Monitor::with_net_keys);
+        let names = |monitors: Vec<Monitor>| monitors.into_iter().map(|monitor| monitor.name).collect::<Vec<_>>();
+        assert_eq!(names(variants(&keys)), ["vmm, pci", "vmm, pci, a=b"]);
+        assert_eq!(names(variants(&[])), ["vmm, pci"]);
         let names = |monitor: Monitor| monitor.engines().into_iter().map(|engine| engine.name).collect::<Vec<_>>();
         assert_eq!(names(ours), ["vmm"]);
         assert_eq!(names("firecracker=fc".parse().unwrap()), ["firecracker, Sync", "firecracker, Async"]);

@@ -10,13 +10,21 @@
 //! | `netload receive ADDRESS BYTES [STREAMS]` | has so many bytes sent to it |
 //! | `netload echo ADDRESS COUNT` | sends a byte and waits until it is back, so many times |
 //! | `netload datagrams ADDRESS COUNT BYTES` | sends so many UDP datagrams as fast as it can, and asks how many came |
+//! | `netload measure ADDRESS CASE SECONDS` | a case for so long: `tcp-send:STREAMS`, `tcp-receive:STREAMS`, `udp-send:BYTES`, `udp-receive:BYTES`, `tcp-rr` |
 //!
 //! It says `netload: end COMMAND bytes=N ns=N cpu_ns=N` and more, as in `received=N`. The last of those three is the processor
 //! time of this process, in user and in kernel mode. Whatever goes wrong, a byte that is another one than was sent included, is
 //! said as `netload: error: …`, and ends it with status 1. The server says `netload: ready` first.
+//!
+//! `measure` compares no bytes. It says `netload: begin CASE` when it begins to count, and `netload: end CASE count=N ns=N cpu_ns=N`:
+//! bytes of TCP or datagrams, as they arrived, or round trips, of which there is `mean_ns=N median_ns=N p99_ns=N` as well.
 
+mod batch;
+mod case;
 mod clock;
 mod datagrams;
+mod flow;
+mod measure;
 mod pattern;
 mod server;
 mod streams;
@@ -24,10 +32,13 @@ mod streams;
 use std::io::{Read, Result, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use case::Case;
+use measure::{Latency, Outcome};
 
 const USAGE: &str = "usage: netload serve PORT | send ADDRESS BYTES [STREAMS] | receive ADDRESS BYTES [STREAMS] \
-                     | echo ADDRESS COUNT | datagrams ADDRESS COUNT BYTES";
+                     | echo ADDRESS COUNT | datagrams ADDRESS COUNT BYTES | measure ADDRESS CASE SECONDS";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -68,11 +79,29 @@ fn run(arguments: &[&str]) -> std::result::Result<(), String> {
             let received = received.map_err(|error| format!("{address}: {error}"))?;
             (count * bytes, format!(" sent={count} received={received}"))
         }
+        ("measure", [address, case, seconds]) => return measure(address, case.parse()?, parse_seconds(seconds)?),
         _ => return Err(USAGE.to_owned()),
     };
     let cpu = clock::processor_time().map_err(said)?.saturating_sub(cpu);
     println!("netload: end {command} bytes={bytes} ns={} cpu_ns={}{more}", begun.elapsed().as_nanos(), cpu.as_nanos());
     Ok(())
+}
+
+fn measure(address: &str, case: Case, time: Duration) -> std::result::Result<(), String> {
+    let begun = || println!("netload: begin {case}");
+    let outcome = measure::run(resolve(address)?, case, time, begun);
+    let Outcome { count, time, cpu, round_trips } = outcome.map_err(|error| format!("{address}: {case}: {error}"))?;
+    let more = round_trips.map_or_else(String::new, |Latency { mean, median, p99 }| {
+        format!(" mean_ns={} median_ns={} p99_ns={}", mean.as_nanos(), median.as_nanos(), p99.as_nanos())
+    });
+    println!("netload: end {case} count={count} ns={} cpu_ns={}{more}", time.as_nanos(), cpu.as_nanos());
+    Ok(())
+}
+
+/// A number, which may have a fraction.
+fn parse_seconds(text: &str) -> std::result::Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.filter(|time| !time.is_zero()).ok_or_else(|| format!("{text:?} is no number of seconds"))
 }
 
 /// `192.0.2.1:80`, `[2001:db8::1]:80` or `name:80`.
@@ -124,6 +153,12 @@ mod tests {
                 &["send", address, "0"],
                 &["echo", address, "10"],
                 &["datagrams", address, "10", "64"],
+                &["measure", address, "tcp-send:1", "0.02"],
+                &["measure", address, "tcp-send:3", "0.02"],
+                &["measure", address, "tcp-receive:3", "0.02"],
+                &["measure", address, "udp-send:64", "0.02"],
+                &["measure", address, "udp-receive:64", "0.02"],
+                &["measure", address, "tcp-rr", "0.02"],
             ] {
                 assert_eq!(run(command), Ok(()), "{command:?}");
             }
@@ -132,8 +167,17 @@ mod tests {
 
     #[test]
     fn what_is_no_command_line_is_refused() {
-        for command in [&[][..], &["serve"], &["send", "127.0.0.1:1"], &["fetch", "127.0.0.1:1", "1"], &["serve", "x"]]
-        {
+        for command in [
+            &[][..],
+            &["serve"],
+            &["send", "127.0.0.1:1"],
+            &["fetch", "127.0.0.1:1", "1"],
+            &["serve", "x"],
+            &["measure", "127.0.0.1:1", "tcp-rr"],
+            &["measure", "127.0.0.1:1", "tcp-rr", "0"],
+            &["measure", "127.0.0.1:1", "tcp-send:1", "x"],
+            &["measure", "127.0.0.1:1", "tcp", "1"],
+        ] {
             assert!(run(command).is_err(), "{command:?}");
         }
         assert!(run(&["send", "127.0.0.1:1", "x"]).unwrap_err().contains("is no number"));

@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-use crate::datagrams;
 use crate::pattern::Pattern;
+use crate::{datagrams, measure};
 
 /// Serves whoever connects, until the process is killed.
 pub(crate) fn serve(port: u16) -> Result<()> {
@@ -65,6 +65,7 @@ fn serve_one(stream: &TcpStream, pattern: &Pattern) -> Result<()> {
             }
             Ok(())
         }
+        ["measure", case, port, milliseconds] => measure::serve(stream, &mut reader, [case, port, milliseconds]),
         ["datagrams"] => datagrams::count(stream, &mut reader),
         _ => Err(Error::other(format!("{line:?} is nothing that can be asked for"))),
     }

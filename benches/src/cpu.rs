@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,20 +23,35 @@ pub struct ProcessorTime {
 }
 
 impl ProcessorTime {
-    /// Of all threads that the process has now.
+    /// Of all threads that the process has now, and of those of the kernel's that serve its vhost devices.
     pub fn of(process: u32) -> Result<Self> {
         let folder = format!("/proc/{process}/task");
-        let mut time = Self::default();
+        let (mut time, mut vhost) = (Self::default(), Vec::new());
         for thread in fs::read_dir(&folder).with_context(|| format!("can't read {folder}"))? {
-            let path = thread?.path().join("stat");
-            match fs::read_to_string(&path) {
-                Ok(stat) => time.add(&stat).with_context(|| format!("{} is not as it is known", path.display()))?,
-                // It has ended meanwhile: ESRCH where the file was open by then.
-                Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {}
-                Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+            let thread = thread?;
+            time.add_file(&thread.path())?;
+            vhost.push(format!("vhost-{}", thread.file_name().display()));
+        }
+        // Named after the thread that made the device. Since Linux 6.4 they are threads of the process itself, and counted by now.
+        for process in fs::read_dir("/proc").context("can't read /proc")? {
+            let path = process?.path();
+            let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            if vhost.iter().any(|vhost| vhost == name.trim_end()) {
+                time.add_file(&path)?;
             }
         }
         Ok(time)
+    }
+
+    /// `folder` is that of a process or a thread.
+    fn add_file(&mut self, folder: &Path) -> Result<()> {
+        let path = folder.join("stat");
+        match fs::read_to_string(&path) {
+            Ok(stat) => self.add(&stat).with_context(|| format!("{} is not as it is known", path.display())),
+            // It has ended meanwhile: ESRCH where the file was open by then.
+            Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("can't read {}", path.display())),
+        }
     }
 
     /// What it has taken since then; `None` where that is less than nothing, since a thread has ended.
