@@ -405,6 +405,35 @@ fn a_frame_is_spread_over_as_many_chains_as_it_needs() {
 }
 
 #[test]
+fn a_frame_that_has_begun_waits_for_the_rest_of_its_room_and_loses_nothing() {
+    attack(&[("500 bytes in 400", ())], |machine, name, ()| {
+        let card = &machine.card;
+        let mut drivers = card.drivers(card.features & spec::F_MRG_RXBUF);
+        for at in 0..2 {
+            drivers.rx().submit(&[card.writable(BUFFER + 0x100 * at, 200)]);
+        }
+        card.ring(0);
+        card.peers[0].send(&frame(500));
+        card.settles(0);
+        assert_eq!(drivers.rx().used_index(), 0, "{name}");
+        drivers.rx().submit(&[card.writable(BUFFER + 0x200, 200)]);
+        card.ring(0);
+        let used: Vec<_> = (0..3).map(|_| card.wait_used(drivers.rx()).unwrap()).collect();
+        assert_eq!(used, [(0, 200), (1, 200), (2, 112)], "{name}");
+        let all = [(0, 200), (0x100, 200), (0x200, 112)].map(|(at, len)| card.bytes(BUFFER + at, len)).concat();
+        assert_eq!((&all[10..12], &all[12..]), ([3, 0].as_slice(), frame(500).as_slice()), "{name}");
+        // It is dropped when the driver gives no more, and the next one has its buffer.
+        drivers.rx().submit(&[card.writable(BUFFER, 200)]);
+        card.ring(0);
+        card.peers[0].send(&frame(500));
+        card.peers[0].send(&frame(100));
+        assert_eq!(card.wait_used(drivers.rx()), Some((3, 112)), "{name}");
+        assert_eq!(card.bytes(BUFFER + 12, 100), frame(100), "{name}");
+        assert_eq!(drops(card, 0), Drops { no_room: 1, ..Drops::default() }, "{name}");
+    });
+}
+
+#[test]
 fn a_header_that_another_vcpu_changes_is_one_of_those_that_may_be() {
     attack(&[("good and bad ones", ())], |machine, _, ()| {
         let card = &machine.card;

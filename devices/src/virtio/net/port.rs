@@ -35,7 +35,7 @@ pub(super) enum Sent {
 /// What came for the guest.
 #[derive(Debug)]
 pub(super) enum Received {
-    /// A frame of so many bytes is in the buffers, all of it.
+    /// A frame of so many bytes is there: in the buffers, and what they don't hold behind them.
     Frame(usize),
     /// Nothing, or not yet all of a frame.
     Empty,
@@ -139,16 +139,17 @@ impl Port {
     }
 
     /// Receives the next frame, or the rest of it, into the first `room` bytes of the buffers, behind the room for the
-    /// header, which goes into `header`.
+    /// header, which goes into `header`. What there is no room for goes into `rest`, if its length wasn't known before.
     pub(super) fn receive(
         &mut self,
         header: &mut [u8; spec::HEADER_SIZE],
         buffers: &mut FrameBuffers,
         room: usize,
+        rest: &mut [u8],
     ) -> Received {
         *header = [0; spec::HEADER_SIZE];
         let received = match &mut self.kind {
-            Kind::Tap(tap) => tap.receive(header, buffers, room),
+            Kind::Tap(tap) => tap.receive(header, buffers, room, rest),
             Kind::Stream(stream) => stream.receive(buffers, room),
         };
         self.readable &= !matches!(received, Received::Empty);

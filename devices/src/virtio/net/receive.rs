@@ -3,8 +3,10 @@
 //! A receive queue (virtio 1.3 §5.1.6.3 and §5.1.6.4): frames for the guest.
 //!
 //! Each frame is received by one call, into the buffers where it stays. How long it is shows only afterwards, so chains are
-//! taken until they hold the longest one that there can be; those that it didn't need are for the next one. The header in
-//! front of it is a copy of ours until the frame is there.
+//! taken until they hold the longest one that there can be, as far as there are any; those that it didn't need are for the
+//! next one. What a frame has that they don't hold goes into a buffer of ours, from which it is copied when the driver has
+//! given more: so no frame waits for room that it may not need. The header in front of it is a copy of ours until the frame
+//! is there.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -25,9 +27,14 @@ const LONG_ETHERNET_HEADER: usize = 18;
 /// How many frames are received before the thread looks at something else.
 const BATCH: usize = 64;
 
-/// How long the longest frame waits for a driver that has given some buffers, but fewer than it needs. Then the next frame
-/// gets what there is: it may be a short one.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a frame waits for a driver that has given some buffers, but fewer than it needs. Then it is dropped.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The same if half of all buffers are there: then the driver may give more only when some of them were used, which is when
+/// Linux does so.
+const PATIENCE_AT_HALF: Duration = Duration::from_millis(20);
+
+/// For a frame.
+const WAIT: Next = Next { again: false, doorbell: false, readable: true, writable: false, until: None };
 
 #[derive(Debug)]
 pub(super) struct Receive {
@@ -42,8 +49,21 @@ pub(super) struct Receive {
     /// Bytes of the longest frame that there can be.
     longest: usize,
     header: [u8; spec::HEADER_SIZE],
-    /// Since when there are some buffers, but too few.
-    short_since: Option<Instant>,
+    /// What a frame has that the buffers don't hold.
+    rest: Vec<u8>,
+    /// A frame that was received, and waits for more of them.
+    held: Option<Held>,
+    /// Since when a frame waits for more buffers, be it here or at the backend.
+    waits_since: Option<Instant>,
+}
+
+/// A frame that was received, and for which there is too little room.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// Bytes of all of it.
+    frame: usize,
+    /// How many of those are in the buffers; the others are in `rest`.
+    placed: usize,
 }
 
 #[derive(Debug)]
@@ -53,11 +73,13 @@ struct Taken {
     bytes: usize,
 }
 
-/// Whether a frame can be received.
+/// Whether a frame can be received, or given to the driver.
 enum Room {
     Enough,
     /// The driver has to give more.
     Short,
+    /// It can't give enough, or doesn't.
+    Never,
 }
 
 impl Receive {
@@ -69,7 +91,9 @@ impl Receive {
         let buffers = FrameBuffers::new(ring.queue.mem().clone());
         let mergeable = features & spec::F_MRG_RXBUF != 0;
         let (taken, header) = (VecDeque::with_capacity(size), [0; spec::HEADER_SIZE]);
-        Self { ring, pair, taken, buffers, room: 0, mergeable, longest, header, short_since: None }
+        // All of it is zero, and none of it is resident before it is used.
+        let rest = vec![0; spec::MAX_FRAME];
+        Self { ring, pair, taken, buffers, room: 0, mergeable, longest, header, rest, held: None, waits_since: None }
     }
 
     /// Receives what is there, as far as there are buffers.
@@ -83,7 +107,6 @@ impl Receive {
 
     fn receive_available(&mut self, port: &mut Port) -> Result<Turn, QueueError> {
         let again = Next { again: true, ..Next::default() };
-        let wait = Next { readable: true, ..Next::default() };
         for _ in 0..BATCH {
             if self.ring.is_interrupted() {
                 return Ok((again, None));
@@ -91,25 +114,32 @@ impl Receive {
             if let Some(until) = ring::limited_until(&self.ring.card.options.rx_limiters) {
                 return Ok((Next { until: Some(until), ..Next::default() }, None));
             }
-            if !port.readable {
-                return Ok((wait, None));
+            let passes = self.ring.card.link() && self.ring.card.is_active(self.pair);
+            if let Some(held) = self.held {
+                match if passes { self.make_room_for(held.frame)? } else { Room::Never } {
+                    Room::Enough => self.complete_held(held)?,
+                    Room::Short => return self.wait_for_buffers(),
+                    Room::Never => self.drop_frame(if passes { Reason::NoRoom } else { Reason::LinkDown }),
+                }
+                continue;
             }
-            let received = if self.ring.card.link() && self.ring.card.is_active(self.pair) {
+            if !port.readable {
+                return Ok((WAIT, None));
+            }
+            let received = if passes {
                 match self.make_room(port)? {
-                    Ok(Room::Enough) => port.receive(&mut self.header, &mut self.buffers, self.room),
+                    Ok(Room::Enough) => port.receive(&mut self.header, &mut self.buffers, self.room, &mut self.rest),
                     Ok(Room::Short) => return self.wait_for_buffers(),
+                    Ok(Room::Never) => port.discard(Reason::NoRoom),
                     Err(received) => received,
                 }
             } else {
                 port.discard(Reason::LinkDown)
             };
             match received {
-                Received::Frame(len) => self.complete(len)?,
-                Received::Dropped(reason) => {
-                    ring::charge(&self.ring.card.options.rx_limiters, 0);
-                    self.ring.drop(reason);
-                }
-                Received::Empty => return Ok((wait, None)),
+                Received::Frame(len) => self.place(len)?,
+                Received::Dropped(reason) => self.drop_frame(reason),
+                Received::Empty => return Ok((WAIT, None)),
                 Received::Gone(loss) => return Ok((again, Some(self.note_loss(loss)))),
             }
         }
@@ -129,18 +159,65 @@ impl Receive {
         if self.taken.is_empty() {
             return Ok(Ok(Room::Short));
         }
-        let frame = match port.expected() {
-            Ok(frame) => frame.unwrap_or(self.longest),
-            Err(received) => return Ok(Err(received)),
-        };
+        match port.expected() {
+            Ok(Some(frame)) => self.make_room_for(frame).map(Ok),
+            Ok(None) => {
+                self.take_chains(self.longest.saturating_add(spec::HEADER_SIZE))?;
+                Ok(Ok(Room::Enough))
+            }
+            Err(received) => Ok(Err(received)),
+        }
+    }
+
+    /// Takes chains for a frame of so many bytes.
+    fn make_room_for(&mut self, frame: usize) -> Result<Room, QueueError> {
         let needed = frame.saturating_add(spec::HEADER_SIZE);
         self.take_chains(needed)?;
         if self.room >= needed {
-            self.short_since = None;
+            return Ok(Room::Enough);
         }
-        // What can't grow has to do.
-        let suffices = self.room >= needed || self.is_full() || self.is_patience_over();
-        Ok(Ok(if suffices { Room::Enough } else { Room::Short }))
+        let has_all = self.taken.len() >= usize::from(self.ring.queue.size());
+        let is_over = self.waits_since.get_or_insert_with(Instant::now).elapsed() >= self.patience();
+        Ok(if has_all || self.is_full() || is_over { Room::Never } else { Room::Short })
+    }
+
+    fn patience(&self) -> Duration {
+        let is_half = self.taken.len() >= usize::from(self.ring.queue.size()).div_ceil(2);
+        if is_half { PATIENCE_AT_HALF } else { PATIENCE }
+    }
+
+    /// Waits for the driver: for ever as long as it has given nothing, as then the frames are better off with the host.
+    fn wait_for_buffers(&mut self) -> Result<Turn, QueueError> {
+        let mut next = self.ring.wait_for_doorbell()?;
+        if self.taken.is_empty() {
+            self.waits_since = None;
+        }
+        next.until = self.waits_since.and_then(|since| since.checked_add(self.patience()));
+        Ok((next, None))
+    }
+
+    /// A frame of so many bytes was received: the driver gets it now if all of it is in the buffers.
+    fn place(&mut self, frame: usize) -> Result<(), QueueError> {
+        let placed = self.room.saturating_sub(spec::HEADER_SIZE);
+        if frame > placed {
+            self.held = Some(Held { frame, placed });
+            return Ok(());
+        }
+        self.complete(frame)
+    }
+
+    /// Gives the driver a frame that has waited for buffers.
+    fn complete_held(&mut self, Held { frame, placed }: Held) -> Result<(), QueueError> {
+        let rest = self.rest.get(..frame.saturating_sub(placed)).unwrap_or_default();
+        self.buffers.write(placed.saturating_add(spec::HEADER_SIZE), rest);
+        self.complete(frame)
+    }
+
+    /// Counts a frame that is gone.
+    fn drop_frame(&mut self, reason: Reason) {
+        (self.held, self.waits_since) = (None, None);
+        ring::charge(&self.ring.card.options.rx_limiters, 0);
+        self.ring.drop(reason);
     }
 
     /// Takes chains until they hold so many bytes, as far as there are any.
@@ -170,27 +247,9 @@ impl Receive {
         !self.mergeable && !self.taken.is_empty() || self.buffers.is_full()
     }
 
-    /// Whether there is some room, and a driver that gives no more: it may give more only when half of its buffers were
-    /// used, which is when Linux does so.
-    fn is_patience_over(&self) -> bool {
-        let is_half = self.taken.len() >= usize::from(self.ring.queue.size()).div_ceil(2);
-        let is_over = self.short_since.is_some_and(|since| since.elapsed() >= PATIENCE);
-        !self.taken.is_empty() && (is_half || is_over)
-    }
-
-    fn wait_for_buffers(&mut self) -> Result<Turn, QueueError> {
-        let mut next = self.ring.wait_for_doorbell()?;
-        if self.taken.is_empty() {
-            self.short_since = None;
-        } else {
-            let since = *self.short_since.get_or_insert_with(Instant::now);
-            next.until = since.checked_add(PATIENCE);
-        }
-        Ok((next, None))
-    }
-
     /// Gives the driver a frame of so many bytes, which lies in the first of the chains that were taken.
     fn complete(&mut self, frame: usize) -> Result<(), QueueError> {
+        (self.held, self.waits_since) = (None, None);
         ring::charge(&self.ring.card.options.rx_limiters, frame);
         let all = frame.saturating_add(spec::HEADER_SIZE);
         let mut left = all;
@@ -232,6 +291,9 @@ impl Receive {
     /// Ends. The chains that were taken stay in flight; the rest of a frame that has begun to come is lost.
     pub(super) fn stop(self, port: &mut Port) -> QueueState {
         port.abandon();
+        if self.held.is_some() {
+            self.ring.drop(Reason::LinkDown);
+        }
         self.ring.into_state()
     }
 }

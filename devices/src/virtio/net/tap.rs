@@ -13,8 +13,8 @@ use crate::sys::frame::{FrameBuffers, Peer};
 use crate::sys::poll::Watch;
 use crate::sys::tap;
 
-/// How much is read behind the guest's buffers: a tap cuts off what doesn't fit and doesn't say so.
-const BEHIND: usize = 64;
+/// How much is read of a frame that is thrown away: a tap cuts off what doesn't fit.
+const DISCARDED: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Tap {
@@ -64,14 +64,14 @@ impl Tap {
         header: &mut [u8; spec::HEADER_SIZE],
         buffers: &mut FrameBuffers,
         room: usize,
+        rest: &mut [u8],
     ) -> Received {
         if !self.is_usable() {
             return Received::Empty;
         }
-        let mut behind = [0; BEHIND];
         let head = if self.vnet_header { header.as_mut_slice() } else { &mut [] };
         let head_len = head.len();
-        let bytes = match buffers.receive(&*self.file, head, spec::HEADER_SIZE..room, &mut behind) {
+        let bytes = match buffers.receive(&*self.file, head, spec::HEADER_SIZE..room, rest) {
             Ok(bytes) => bytes,
             Err(error) => return failed(error),
         };
@@ -79,7 +79,7 @@ impl Tap {
             // A tap has no empty frames: this is a file that has ended.
             _ if bytes == 0 => Received::Gone(Loss::Closed),
             None | Some(0..spec::MIN_FRAME) => Received::Dropped(Reason::BadLength),
-            Some(frame) if frame > room.saturating_sub(spec::HEADER_SIZE) => Received::Dropped(Reason::NoRoom),
+            Some(frame) if frame > spec::MAX_FRAME => Received::Dropped(Reason::BadLength),
             Some(frame) => Received::Frame(frame),
         }
     }
@@ -88,8 +88,7 @@ impl Tap {
         if !self.is_usable() {
             return Received::Empty;
         }
-        // What doesn't fit is cut off.
-        match io::Read::read(&mut &*self.file, &mut [0; BEHIND]) {
+        match io::Read::read(&mut &*self.file, &mut [0; DISCARDED]) {
             Ok(0) => Received::Gone(Loss::Closed),
             Ok(_) => Received::Dropped(reason),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::Empty,
