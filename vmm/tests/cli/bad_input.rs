@@ -94,6 +94,8 @@ fn values_that_can_not_be_right_are_named_with_their_cure() {
         (&["--memory", "16M"], "16M of memory are too little: a machine has at least 32M"),
         (&["--memory", "lots"], "'lots' is not an amount of memory"),
         (&["--memory", "99999999T"], "'99999999T' is not an amount of memory"),
+        (&["--memory", "512M,shared=maybe"], "'--memory <SIZE[,shared=on|off]>': shared=maybe: give on or off"),
+        (&["--memory", "512M,pages=2M"], "there is no key 'pages': there are shared"),
         (&["--serial", "tty"], "give stdio, null, file=PATH or socket=PATH"),
         (&["--disk", "disk"], "'disk' is not KEY=VALUE"),
         (&["--disk", "path=disk,readonly=perhaps"], "readonly=perhaps: give on or off"),

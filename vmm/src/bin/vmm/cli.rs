@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use vmm::{ConfigError, Disk, MemorySize, Net, SerialConfig, Transport};
+use vmm::{ConfigError, Disk, Memory, Net, SerialConfig, Transport};
 
 use crate::STATUS_USAGE;
 
@@ -152,9 +152,10 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "N", help_heading = "Machine", default_value = "1", value_parser = cpus)]
     pub(crate) cpus: u32,
 
-    /// Memory: a number of MiB, or one with K, M, G or T behind it; at least 32M
-    #[arg(long, value_name = "SIZE", help_heading = "Machine", default_value_t)]
-    pub(crate) memory: MemorySize,
+    /// Memory: a number of MiB, or one with K, M, G or T behind it; at least 32M. ',shared=on' makes it a file in memory,
+    /// which a vhost-user backend can be given
+    #[arg(long, value_name = "SIZE[,shared=on|off]", help_heading = "Machine", default_value_t, value_parser = |text: &str| text.parse::<Memory>().map_err(what_is_wrong))]
+    pub(crate) memory: Memory,
 
     /// How the guest finds its virtio devices: by windows of registers that ACPI names, or on a PCI bus. Without it, mmio,
     /// or pci for all when a device has more than one queue (pair)
@@ -209,7 +210,9 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// The message says which argument it is about, so the error needn't.
 fn what_is_wrong(error: ConfigError) -> String {
     match error {
-        ConfigError::Disk { problem, .. } | ConfigError::Net { problem, .. } => problem,
+        ConfigError::Disk { problem, .. } | ConfigError::Net { problem, .. } | ConfigError::Memory { problem, .. } => {
+            problem
+        }
         other => other.to_string(),
     }
 }
