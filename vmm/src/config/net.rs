@@ -53,6 +53,10 @@ pub struct Net {
     /// The addresses that the guest may send from, if it isn't free to choose.
     #[serde(default)]
     pub ip: Vec<IpAddr>,
+    /// Whether the kernel's vhost-net moves the frames of a tap, or of the taps behind descriptors. Rate limits and `antispoof`
+    /// can't be had with it.
+    #[serde(default)]
+    pub vhost: bool,
     /// How the guest finds it; the VM's way when nothing is said.
     #[serde(default)]
     pub transport: Option<Transport>,
@@ -91,7 +95,7 @@ const fn default_queue_size() -> u16 {
 }
 
 /// All keys, as the messages name them.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "hostfwd",
     "dns",
     "tap",
@@ -107,6 +111,7 @@ const KEYS: [&str; 16] = [
     "ops-tx",
     "antispoof",
     "ip",
+    "vhost",
     "transport",
 ];
 
@@ -136,6 +141,7 @@ impl Net {
             ops_tx: None,
             antispoof: false,
             ip: Vec::new(),
+            vhost: false,
             transport: None,
         }
     }
@@ -168,6 +174,7 @@ impl Net {
             ops_tx: rate::take(&mut values, "ops-tx")?,
             antispoof: values.take_switch("antispoof")?.unwrap_or(plain.antispoof),
             ip: addresses(&values.take_all("ip"), "ip")?,
+            vhost: values.take_switch("vhost")?.unwrap_or_default(),
             transport: values.take_one_of("transport", &transport::NAMES, transport::CHOICE)?,
             backend: plain.backend,
         };
@@ -192,6 +199,9 @@ impl Net {
         if !self.ip.is_empty() && !self.antispoof {
             return Err("ip: says what antispoof=on allows the guest to send from: add that".to_owned());
         }
+        if self.vhost {
+            self.check_vhost()?;
+        }
         match &self.backend {
             NetBackend::Tap(name) => check_name(name),
             NetBackend::Fd(fds) => check_fds(fds, pairs),
@@ -201,6 +211,30 @@ impl Net {
             NetBackend::Passt(_) => Ok(()),
             NetBackend::User(user) => user.check(),
         }
+    }
+
+    fn check_vhost(&self) -> Result<(), String> {
+        if !matches!(self.backend, NetBackend::Tap(_) | NetBackend::Fd(_)) {
+            return Err("vhost=on: the kernel moves a tap's frames: give tap= or fd=, or leave vhost away".to_owned());
+        }
+        match self.looked_at() {
+            Some(key) => Err(format!(
+                "{key}: with vhost=on nobody would see to it, as the kernel moves the frames: give one of the two"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// A key by which somebody has to look at each frame, if there is one.
+    fn looked_at(&self) -> Option<&'static str> {
+        let keys = [
+            ("bw-rx", self.bw_rx.is_some()),
+            ("bw-tx", self.bw_tx.is_some()),
+            ("ops-rx", self.ops_rx.is_some()),
+            ("ops-tx", self.ops_tx.is_some()),
+            ("antispoof", self.antispoof),
+        ];
+        keys.into_iter().find_map(|(key, is_there)| is_there.then_some(key))
     }
 }
 

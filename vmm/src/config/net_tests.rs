@@ -53,6 +53,7 @@ fn every_key_is_understood() {
         ..Net::new(NetBackend::Tap("tap0".into()))
     };
     assert_eq!(net, expected);
+    assert!("fd=[3,4],vhost=on".parse::<Net>().unwrap().vhost && !"tap=a,vhost=off".parse::<Net>().unwrap().vhost);
     assert_eq!((net.pairs(), "fd=[3,4,5]".parse::<Net>().unwrap().pairs()), (2, 3));
 }
 
@@ -93,9 +94,24 @@ fn what_is_wrong_with_a_card_is_named_with_its_cure() {
         ("tap=a,fd=3", "it can be connected to one thing only: give one of tap=NAME, fd=N, passt=SOCKET or user"),
         ("user,passt=s", "it can be connected to one thing only: give one of tap=NAME, fd=N, passt=SOCKET or user"),
         (
-            "tap=a,vhost=on",
-            "there is no key 'vhost': there are hostfwd, dns, tap, fd, passt, mac, mtu, queues, queue-size, bw-rx, \
-             bw-tx, ops-rx, ops-tx, antispoof, ip, transport",
+            "tap=a,speed=1",
+            "there is no key 'speed': there are hostfwd, dns, tap, fd, passt, mac, mtu, queues, queue-size, bw-rx, \
+             bw-tx, ops-rx, ops-tx, antispoof, ip, vhost, transport",
+        ),
+        ("tap=a,vhost=maybe", "vhost=maybe: give on or off"),
+        ("passt=s,vhost=on", "vhost=on: the kernel moves a tap's frames: give tap= or fd=, or leave vhost away"),
+        ("user,vhost=on", "vhost=on: the kernel moves a tap's frames: give tap= or fd=, or leave vhost away"),
+        (
+            "tap=a,vhost=on,bw-rx=1M",
+            "bw-rx: with vhost=on nobody would see to it, as the kernel moves the frames: give one of the two",
+        ),
+        (
+            "fd=3,vhost=on,ops-tx=5",
+            "ops-tx: with vhost=on nobody would see to it, as the kernel moves the frames: give one of the two",
+        ),
+        (
+            "tap=a,vhost=on,antispoof=on",
+            "antispoof: with vhost=on nobody would see to it, as the kernel moves the frames: give one of the two",
         ),
         (
             "tap=a-name-of-16-byte",

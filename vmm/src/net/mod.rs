@@ -8,6 +8,7 @@ pub(crate) mod passt;
 mod ports;
 mod sys;
 mod tap;
+mod vhost;
 
 use std::fmt::Display;
 
@@ -45,7 +46,7 @@ pub(crate) fn open(config: &Config, inherited: Vec<Option<Vec<Backend>>>) -> Res
     let mut opened = Opened::default();
     for (net, inherited) in config.nets.iter().zip(inherited) {
         let cant = |text| problem(net, text);
-        opened.backends.push(match (&net.backend, inherited) {
+        let backends = match (&net.backend, inherited) {
             (_, Some(backends)) => backends,
             (NetBackend::Tap(name), None) => tap::open(name, net.pairs()).map_err(cant)?,
             (NetBackend::Passt(path), None) => vec![passt::connect(path).map_err(cant)?],
@@ -55,7 +56,8 @@ pub(crate) fn open(config: &Config, inherited: Vec<Option<Vec<Backend>>>) -> Res
                 vec![backend]
             }
             (NetBackend::Fd(_), None) => Vec::new(),
-        });
+        };
+        opened.backends.push(if net.vhost { vhost::offload(backends).map_err(cant)? } else { backends });
     }
     Ok(opened)
 }

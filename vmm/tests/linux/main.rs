@@ -21,3 +21,4 @@ mod serial;
 mod skip;
 #[path = "../../../devices/tests/sound/mod.rs"]
 mod sound;
+mod vhost;

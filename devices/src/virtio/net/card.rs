@@ -28,6 +28,8 @@ pub(super) struct Card {
     pub(super) pairs: u16,
     /// The offloads that the host can do.
     pub(super) host_offloads: u64,
+    /// Of the features that whoever works off a ring has to know, those that it does, if that isn't us.
+    pub(super) vhost_features: Option<u64>,
     /// Where it is told which of them are to be done.
     tap: Option<Arc<File>>,
     link: Mutex<Link>,
@@ -76,12 +78,14 @@ impl Card {
         pairs: u16,
         tap: Option<Arc<File>>,
         host_offloads: u64,
+        vhost_features: Option<u64>,
     ) -> io::Result<Self> {
         let queues = usize::from(pairs).saturating_mul(2).saturating_add(1);
         Ok(Self {
             name,
             pairs,
             host_offloads,
+            vhost_features,
             tap,
             link: Mutex::new(Link { wanted: true, gone: vec![false; usize::from(pairs)] }),
             link_up: AtomicBool::new(true),

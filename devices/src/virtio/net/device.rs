@@ -59,8 +59,17 @@ impl Net {
         if let Some(mtu) = mtu.filter(|mtu| *mtu < MIN_MTU) {
             return Err(NetError::BadMtu(mtu));
         }
-        let Opened { ports, tap, host_offloads } = Opened::new(backends)?;
-        let card = Card::new(name.into(), options, pairs, tap, host_offloads);
+        let Opened { ports, tap, host_offloads, vhost_features } = Opened::new(backends)?;
+        if vhost_features.is_some() {
+            let wanted = [
+                (options.rx_limiters.is_empty() && options.tx_limiters.is_empty(), "a rate limit"),
+                (options.antispoof.is_none(), "antispoof"),
+            ];
+            if let Some((_, what)) = wanted.iter().find(|(is_absent, _)| !is_absent) {
+                return Err(NetError::NotEnforced(what));
+            }
+        }
+        let card = Card::new(name.into(), options, pairs, tap, host_offloads, vhost_features);
         let card = card.map_err(|source| NetError::SetUp { what: "eventfds", source })?;
         let queues = usize::from(pairs).saturating_mul(2).saturating_add(1);
         let slot = |port| Slot { port: Arc::new(Mutex::new(port)), worker: None };
@@ -125,7 +134,7 @@ impl VirtioDevice for Net {
         let offloads = self.card.host_offloads;
         spec::F_MAC
             | spec::F_STATUS
-            | spec::F_MRG_RXBUF
+            | self.card.vhost_features.unwrap_or(u64::MAX) & spec::F_MRG_RXBUF
             | spec::F_CTRL_VQ
             | spec::F_CTRL_RX
             | spec::F_CTRL_MAC_ADDR

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use super::lent::{KernelNet, Vhost};
 use super::offloads;
 use super::options::{Backend, NetError, Reconnect};
 use super::port::{Kind, Port};
@@ -24,6 +25,8 @@ pub(super) struct Opened {
     pub(super) tap: Option<Arc<File>>,
     /// The offloads that they can do.
     pub(super) host_offloads: u64,
+    /// Of the features that whoever works off a ring has to know, those that it does, if that isn't us.
+    pub(super) vhost_features: Option<u64>,
 }
 
 /// A tap that was looked at.
@@ -32,6 +35,7 @@ struct Queue {
     vnet_header: bool,
     /// The interface; `None`: a socket that plays one.
     interface: Option<String>,
+    vhost: Option<File>,
 }
 
 impl Opened {
@@ -44,18 +48,28 @@ impl Opened {
                 Backend::Stream { .. } => return Err(NetError::StreamPairs(count)),
                 Backend::Tap { file, vnet_header } => {
                     let interface = Some(check(&file, vnet_header, count > 1)?);
-                    Queue { file: Arc::new(file), vnet_header, interface }
+                    Queue { file: Arc::new(file), vnet_header, interface, vhost: None }
+                }
+                Backend::VhostTap { file, vnet_header, vhost } => {
+                    let interface = Some(check(&file, vnet_header, count > 1)?);
+                    Queue { file: Arc::new(file), vnet_header, interface, vhost: Some(vhost) }
                 }
                 #[cfg(any(test, feature = "mock-driver"))]
                 Backend::Datagram { socket, vnet_header } => {
                     let file = Arc::new(File::from(std::os::fd::OwnedFd::from(socket)));
-                    Queue { file, vnet_header, interface: None }
+                    Queue { file, vnet_header, interface: None, vhost: None }
                 }
             };
             if let Some(first) = queues.first() {
                 match (&first.interface, &queue.interface) {
                     (Some(a), Some(b)) if a != b => return Err(NetError::TwoInterfaces(a.clone(), b.clone())),
-                    (a, b) if a != b || first.vnet_header != queue.vnet_header => return Err(NetError::MixedPairs),
+                    (a, b)
+                        if a != b
+                            || first.vnet_header != queue.vnet_header
+                            || first.vhost.is_some() != queue.vhost.is_some() =>
+                    {
+                        return Err(NetError::MixedPairs);
+                    }
                     _ => {}
                 }
             }
@@ -67,12 +81,13 @@ impl Opened {
     fn stream(socket: UnixStream, reconnect: Option<Box<dyn Reconnect>>) -> Result<Self, NetError> {
         set_up("O_NONBLOCK", socket.set_nonblocking(true))?;
         let port = Port::new(Kind::Stream(Stream::new(socket, reconnect)));
-        Ok(Self { ports: vec![port], tap: None, host_offloads: 0 })
+        Ok(Self { ports: vec![port], tap: None, host_offloads: 0, vhost_features: None })
     }
 
     fn taps(queues: Vec<Queue>) -> Result<Self, NetError> {
-        let mut this = Self { ports: Vec::with_capacity(queues.len()), tap: None, host_offloads: 0 };
-        for Queue { file, vnet_header, interface } in queues {
+        let ports = Vec::with_capacity(queues.len());
+        let mut this = Self { ports, tap: None, host_offloads: 0, vhost_features: None };
+        for Queue { file, vnet_header, interface, vhost } in queues {
             set_up("O_NONBLOCK", tap::set_nonblocking(&file))?;
             let is_kernels = interface.is_some();
             let is_first = this.ports.is_empty();
@@ -89,12 +104,23 @@ impl Opened {
                     this.tap = Some(file.clone());
                 }
             }
+            let vhost = vhost.map(|vhost| {
+                let kernel = KernelNet::new(vhost, file.clone(), vnet_header);
+                kernel.map_err(|source| NetError::SetUp { what: "/dev/vhost-net", source })
+            });
+            let vhost = vhost.transpose()?;
+            if let Some(vhost) = &vhost {
+                let offered = vhost.offered().map_err(NetError::VhostLacks)?;
+                this.vhost_features = Some(this.vhost_features.unwrap_or(u64::MAX) & offered);
+            }
             let mut tap = Tap::new(file, vnet_header, is_kernels);
             // A driver says when it uses more than the first pair.
             if !is_first {
                 set_up("TUNSETQUEUE", tap.set_attached(false))?;
             }
-            this.ports.push(Port::new(Kind::Tap(tap)));
+            let mut port = Port::new(Kind::Tap(tap));
+            port.vhost = vhost.map(Vhost::Kernel);
+            this.ports.push(port);
         }
         Ok(this)
     }

@@ -35,6 +35,15 @@ pub enum Backend {
         /// It was made with `IFF_VNET_HDR`: only then it can do offloads.
         vnet_header: bool,
     },
+    /// The same, whose frames the kernel moves: between the tap and the guest's rings, without us.
+    VhostTap {
+        /// The open device.
+        file: File,
+        /// It was made with `IFF_VNET_HDR`: only then it can do offloads.
+        vnet_header: bool,
+        /// An open `/dev/vhost-net`, which nobody has used yet.
+        vhost: File,
+    },
     /// The stream of passt: each frame behind its length of four bytes, big endian. It can do no offloads.
     Stream {
         /// The socket, connected.
@@ -139,6 +148,12 @@ pub enum NetError {
         /// Whether it should be there.
         needed: bool,
     },
+    /// The kernel is too old.
+    #[error("this kernel's vhost-net lacks {0}, which every card needs: leave vhost=on away, or use a newer kernel")]
+    VhostLacks(&'static str),
+    /// Nobody would see to it.
+    #[error("{0} can't be had with vhost: whoever moves the frames then doesn't look at that")]
+    NotEnforced(&'static str),
     /// The taps are several interfaces.
     #[error("the queue pairs are of two interfaces, {0} and {1}")]
     TwoInterfaces(String, String),

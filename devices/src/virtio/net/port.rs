@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::card::Card;
 use super::counters::Reason;
+use super::lent::Vhost;
 use super::spec;
 use super::stream::Stream;
 use super::tap::Tap;
@@ -89,6 +90,8 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) kind: Kind,
+    /// Who moves its frames in our place.
+    pub(super) vhost: Option<Vhost>,
     /// It may have a frame: nothing has said otherwise since.
     pub(super) readable: bool,
     /// It may have room.
@@ -97,7 +100,7 @@ pub(super) struct Port {
 
 impl Port {
     pub(super) fn new(kind: Kind) -> Self {
-        Self { kind, readable: true, writable: true }
+        Self { kind, vhost: None, readable: true, writable: true }
     }
 
     /// Sends a frame, or what is left of it.

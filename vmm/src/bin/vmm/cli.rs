@@ -91,6 +91,8 @@ Network keys; one of the first four says what the card is connected to:
   antispoof=on|off              the guest sends from the card's address only (off)
   ip=ADDR                       with antispoof=on, from this address only; repeat
                                 it for more
+  vhost=on|off                  with tap and fd, the kernel moves the frames:
+                                faster, but without bw-, ops- and antispoof (off)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
 Keys, with --serial stdio while standard input is a terminal:

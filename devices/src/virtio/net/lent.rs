@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Rings that somebody else works off: the kernel's vhost.
+//!
+//! A pair lends its rings while frames pass, and takes them back when its link goes down, when the driver stops using it, and
+//! at each stop. So what is dropped is dropped here, and a driver gets back what it has sent also while nobody wants it.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::pair::Role;
+use super::ring::Ring;
+use super::spec;
+use crate::sys::poll::Watch;
+use crate::sys::{doorbell, vhost};
+use crate::virtio::features;
+use crate::virtio::queue::QueueError;
+use crate::virtio::vhost::{Kernel, Lines};
+
+/// Who works off the rings of a pair.
+#[derive(Debug)]
+pub(super) enum Vhost {
+    /// The kernel, on a tap.
+    Kernel(KernelNet),
+}
+
+/// A vhost-net device of the kernel's, and the queue of a tap whose frames it moves.
+#[derive(Debug)]
+pub(super) struct KernelNet {
+    kernel: Kernel,
+    tap: Arc<File>,
+    /// Whether the tap's frames have a virtio header in front; the kernel takes it off the guest's, and puts one in front of
+    /// the others, if they haven't.
+    vnet_header: bool,
+}
+
+/// The kernel makes the virtio headers itself (`VHOST_NET_F_VIRTIO_NET_HDR`).
+const F_VIRTIO_NET_HDR: u64 = 1 << 27;
+/// What is offered to every driver.
+const COMMON: u64 = features::VERSION_1 | features::RING_EVENT_IDX | features::RING_INDIRECT_DESC;
+/// What vhost-net has to know of, of what a driver has accepted; the rest is the tap's business.
+const KERNELS: u64 = COMMON | spec::F_MRG_RXBUF;
+
+impl KernelNet {
+    pub(super) fn new(vhost: File, tap: Arc<File>, vnet_header: bool) -> io::Result<Self> {
+        Ok(Self { kernel: Kernel::new(vhost)?, tap, vnet_header })
+    }
+
+    /// Of the features that only whoever works off the rings can have, those that it can do. An error says what it lacks.
+    pub(super) fn offered(&self) -> Result<u64, &'static str> {
+        let offered = self.kernel.offered();
+        let needed = [
+            (features::VERSION_1, "VIRTIO_F_VERSION_1"),
+            (features::RING_EVENT_IDX, "VIRTIO_F_RING_EVENT_IDX"),
+            (features::RING_INDIRECT_DESC, "VIRTIO_F_RING_INDIRECT_DESC"),
+            (if self.vnet_header { 0 } else { F_VIRTIO_NET_HDR }, "VHOST_NET_F_VIRTIO_NET_HDR"),
+        ];
+        match needed.iter().find(|(feature, _)| offered & feature != *feature) {
+            Some((_, name)) => Err(name),
+            None => Ok(offered & spec::F_MRG_RXBUF),
+        }
+    }
+
+    fn start(&mut self, index: u32, ring: &Ring, base: u16, lines: &Lines<'_>) -> io::Result<()> {
+        let header = if self.vnet_header { 0 } else { F_VIRTIO_NET_HDR };
+        let features = ring.features & KERNELS | header;
+        self.kernel.set_up(index, features, &ring.queue, base, lines)?;
+        vhost::net_set_backend(self.kernel.file(), index, Some(&self.tap))
+    }
+
+    fn stop(&self, index: u32) -> io::Result<u16> {
+        vhost::net_set_backend(self.kernel.file(), index, None)?;
+        self.kernel.base(index)
+    }
+}
+
+/// Which of the rings of a device of the kernel's.
+fn kernels_index(role: Role) -> u32 {
+    if role == Role::Receive { 0 } else { 1 }
+}
+
+impl Vhost {
+    fn start(&mut self, role: Role, ring: &Ring, base: u16, lines: &Lines<'_>) -> io::Result<()> {
+        match self {
+            Self::Kernel(kernel) => kernel.start(kernels_index(role), ring, base, lines),
+        }
+    }
+
+    /// Stops a ring, and gives the index at which it goes on.
+    fn stop(&mut self, role: Role) -> io::Result<u16> {
+        match self {
+            Self::Kernel(kernel) => kernel.stop(kernels_index(role)),
+        }
+    }
+}
+
+/// A ring that somebody else has.
+#[derive(Debug)]
+pub(super) struct Lent {
+    role: Role,
+    ring: Ring,
+    call: EventFd,
+    error: EventFd,
+}
+
+/// Why a ring isn't lent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotLent {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("vhost doesn't take it: {0}")]
+    Host(#[from] io::Error),
+}
+
+impl Lent {
+    /// Lends a ring. Should that fail, it is as it was.
+    pub(super) fn new(role: Role, mut ring: Ring, vhost: &mut Vhost) -> Result<Self, Box<(Ring, NotLent)>> {
+        let mut lend = |ring: &mut Ring| {
+            let (base, has_given_back) = ring.queue.hand_over()?;
+            if has_given_back {
+                ring.notifier.used(ring.index);
+            }
+            let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            let (call, error) = (event()?, event()?);
+            let lines = Lines { kick: &ring.doorbell, call: &call, error: &error };
+            let started = vhost.start(role, ring, base, &lines);
+            if started.is_err() {
+                // It may have begun all the same, and must not go on.
+                let _ = vhost.stop(role);
+            }
+            started?;
+            // A ring of the doorbell before it began is nobody's.
+            ring.doorbell.write(1)?;
+            Ok((call, error))
+        };
+        match lend(&mut ring) {
+            Ok((call, error)) => Ok(Self { role, ring, call, error }),
+            Err(error) => Err(Box::new((ring, error))),
+        }
+    }
+
+    /// Takes it back. When this returns, nobody else touches it. An error: where it stands is not known.
+    pub(super) fn take_back(mut self, vhost: &mut Vhost) -> io::Result<Ring> {
+        let base = vhost.stop(self.role)?;
+        self.ring.queue.go_on_at(base);
+        if doorbell::take(&self.call)? {
+            self.ring.notifier.used(self.ring.index);
+        }
+        Ok(self.ring)
+    }
+
+    pub(super) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// What the thread waits for.
+    pub(super) fn watches(lent: Option<&Self>) -> [Watch<'_>; 2] {
+        lent.map_or_else(
+            || [Watch::nothing(), Watch::nothing()],
+            |lent| [&lent.call, &lent.error].map(|event| Watch::new(event, true, false)),
+        )
+    }
+
+    /// Passes on what was used. `false`: the ring can't be trusted.
+    pub(super) fn relay(&self, call: bool, error: bool) -> io::Result<bool> {
+        if call && doorbell::take(&self.call)? {
+            self.ring.notifier.used(self.ring.index);
+        }
+        Ok(!(error && doorbell::take(&self.error)?))
+    }
+}
