@@ -315,6 +315,17 @@ impl Queue {
         self.seen = index;
     }
 
+    /// The used index as it is in the ring: where somebody has stopped who can't be asked any more. The driver can write it as
+    /// well, and has nothing of that but its own chains.
+    pub(crate) fn written_used_index(&self) -> Result<u16, QueueError> {
+        self.ring.written_used_index()
+    }
+
+    /// The available index as it is in the ring.
+    pub(crate) fn written_avail_index(&self) -> Result<u16, QueueError> {
+        self.ring.avail_index()
+    }
+
     /// Where the queue stands.
     pub fn state(&self) -> QueueState {
         let in_flight = (0..self.ring.size()).filter(|head| self.in_flight.contains(*head)).collect();

@@ -211,6 +211,11 @@ impl SplitRing {
         (self.next_avail, self.next_used, self.announced) = (index, index, index);
     }
 
+    /// The used index as it is in the ring, where the driver can write it as well.
+    pub(super) fn written_used_index(&self) -> Result<u16, QueueError> {
+        self.used.load(INDEX, Ordering::Acquire)
+    }
+
     /// The head that is next has been taken.
     pub(super) fn advance(&mut self) {
         self.next_avail = self.next_avail.wrapping_add(1);

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! vhost: the kernel's, which moves a tap's frames.
+//! vhost: the kernel's, which moves a tap's frames, and another process's.
 
 use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
-use devices::virtio::net::Backend;
+use devices::virtio::net::{Backend, Reconnect};
+
+use super::sys;
 
 /// Of the kernel's. A user needs no privilege but to open it.
 const VHOST_NET: &str = "/dev/vhost-net";
@@ -35,6 +40,30 @@ fn open(path: &Path) -> Result<File, String> {
             _ => format!("{path} can't be opened: {error}"),
         }
     })
+}
+
+/// Connects to a backend of vhost-user that runs.
+pub(super) fn connect(path: &Path, pairs: u16) -> Result<Backend, String> {
+    let is_socket = std::fs::metadata(path).map_or(true, |found| found.file_type().is_socket());
+    let socket = sys::connect(path).map_err(|error| match error.kind() {
+        _ if !is_socket => "is no socket: give the one at which a vhost-user-net backend listens".to_owned(),
+        io::ErrorKind::NotFound => "there is no such socket: start a vhost-user-net backend there first".to_owned(),
+        io::ErrorKind::ConnectionRefused => "nobody listens there: start a vhost-user-net backend first".to_owned(),
+        io::ErrorKind::WouldBlock => "takes nobody just now: another program may have it".to_owned(),
+        io::ErrorKind::PermissionDenied => "may not be used by this user".to_owned(),
+        _ => format!("can't be connected to: {error}"),
+    })?;
+    Ok(Backend::VhostUser { socket, reconnect: Some(Box::new(Again(path.to_owned()))), pairs })
+}
+
+/// Connects to a socket again.
+#[derive(Debug)]
+struct Again(PathBuf);
+
+impl Reconnect for Again {
+    fn try_connect(&mut self) -> io::Result<UnixStream> {
+        sys::connect(&self.0)
+    }
 }
 
 #[cfg(test)]

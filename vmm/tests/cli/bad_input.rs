@@ -100,7 +100,10 @@ fn values_that_can_not_be_right_are_named_with_their_cure() {
         (&["--disk", "disk"], "'disk' is not KEY=VALUE"),
         (&["--disk", "path=disk,readonly=perhaps"], "readonly=perhaps: give on or off"),
         (&["--net", "tap0"], "'tap0' is not KEY=VALUE"),
-        (&["--net", "mtu=1400"], "it isn't connected to anything: give tap=NAME, fd=N, passt=SOCKET or user"),
+        (
+            &["--net", "mtu=1400"],
+            "it isn't connected to anything: give tap=NAME, fd=N, passt=SOCKET, vhost-user=SOCKET or user",
+        ),
         (&["--net", "tap=a,fd=3"], "it can be connected to one thing only"),
         (&["--net", "tap=a,mac=01:00:5e:00:00:01"], "01:00:5e:00:00:01 is a multicast address"),
         (&["--net", "tap=a,mac=52:54:00"], "is no MAC address"),

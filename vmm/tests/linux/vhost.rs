@@ -1,14 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Networks whose frames somebody else moves: the kernel's vhost-net.
+//! Networks whose frames somebody else moves: the kernel's vhost-net, and another process by vhost-user.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
 use vmm::{Config, Control, Disk};
 
 use crate::namespace::{in_namespace, ip, serve_netload};
 use crate::net::{assert_transfers, give_addresses, mac, transfers, use_card};
 use crate::rig::{Boot, CMDLINE, Image, guest_file, path, run_and_react_to_all};
+
+#[path = "../../../devices/tests/vhost_user/mod.rs"]
+mod bridge;
 
 /// How many threads the kernel has for rings of a process.
 fn kernel_threads(process: u32) -> usize {
@@ -105,4 +114,93 @@ fn a_card_of_the_kernels_outlives_its_driver_and_its_link() {
             assert_transfers(&seen, 1);
         });
     }
+}
+
+/// Opens a tap with so many queues, as a backend wants it: with virtio headers of twelve bytes.
+fn open_tap(name: &str, queues: u32) -> Vec<File> {
+    let open = |_| {
+        let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
+        // SAFETY: every field of the structure is a number or a union of numbers, for which zero is a value.
+        #[expect(unsafe_code, reason = "a structure of numbers")]
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from.cast_signed();
+        }
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
+        let size = 12;
+        // SAFETY: the request reads and fills a structure of this kind, which lives on this stack.
+        #[expect(unsafe_code, reason = "a tap is made by an ioctl")]
+        let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+        // SAFETY: the request reads an integer, which lives on this stack.
+        #[expect(unsafe_code, reason = "what a tap is told is an ioctl")]
+        let told = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) };
+        assert_eq!((made, told), (0, 0));
+        file
+    };
+    (0..queues).map(open).collect()
+}
+
+/// A backend that listens at a path for the first one who comes, and is gone when that one is; gives its socket, to end it by.
+fn serve_vhost_user(path: &Path, wires: &[File]) -> Receiver<UnixStream> {
+    let _ = fs::remove_file(path);
+    let listener = UnixListener::bind(path).unwrap();
+    let wires = wires.iter().map(|wire| wire.try_clone().unwrap()).collect();
+    let (begun, beginning) = channel();
+    thread::spawn(move || {
+        let stream = listener.accept().unwrap().0;
+        drop(listener);
+        begun.send(stream.try_clone().unwrap()).unwrap();
+        bridge::serve(stream, wires, bridge::FEATURES | bridge::PROTOCOL_FEATURES, bridge::MQ).join().unwrap();
+    });
+    beginning
+}
+
+#[test]
+fn another_process_moves_frames_and_the_link_follows_it() {
+    const CARDS: [(u32, &str, u32); 2] = [(1, "mmio", 1), (2, "pci", 2)];
+    in_namespace(|| {
+        let _netload = serve_netload(5201);
+        let folder = tempfile::tempdir().unwrap();
+        let loaded = Image::empty(16 << 20);
+        let mut arguments =
+            ["--cpus", "2", "--transport", "mmio", "--memory", "512M,shared=on"].map(str::to_owned).to_vec();
+        let mut backends = Vec::new();
+        for (card, transport, queues) in CARDS {
+            let socket = folder.path().join(format!("socket{card}"));
+            let wires = open_tap(&format!("tap{card}"), queues);
+            backends.push((serve_vhost_user(&socket, &wires), socket.clone(), wires));
+            give_addresses(&format!("tap{card}"), card);
+            let keys = format!("vhost-user={},queues={queues},transport={transport},{}", path(&socket), mac(card));
+            arguments.extend(["--net".to_owned(), keys]);
+        }
+        let script = Image::script(&format!(
+            "{}link() {{ cat /sys/class/net/$eth/carrier; }}\n\
+             ip link set $eth up; echo is up\n\
+             while [ $(link) = 1 ]; do sleep 0.1; done; echo is down\n\
+             while [ $(link) = 0 ]; do sleep 0.1; done; echo is up again\n\
+             netload echo 198.51.100.33:5201 100; {}",
+            CARDS.map(|(card, ..)| use_card(card, "/dev/vdc")).concat(),
+            transfers("198.51.100.33:5201", "/dev/vdc"),
+        ));
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let boot = Boot::new().args(&arguments).script(&script);
+        let mut vm = boot.args(&["--disk", &format!("path={},queues=1", loaded.path)]).start();
+        vm.expect("is up\r\n");
+        let (first, socket, wires) = &backends[1];
+        first.recv().unwrap().shutdown(Shutdown::Both).unwrap();
+        vm.expect("is down\r\n");
+        let _second = serve_vhost_user(socket, wires);
+        vm.expect("is up again\r\n");
+        let ended = vm.wait();
+        assert_eq!(ended.status, Some(0), "{}", ended.errors);
+        assert!(ended.errors.contains("the link is down, as its backend is gone"), "{}", ended.errors);
+        assert_eq!(ended.errors.lines().count(), 1, "{}", ended.errors);
+        for (card, transport, queues) in CARDS {
+            let place = if transport == "pci" { "/sys/devices/pci0000:00/" } else { "/sys/devices/" };
+            ended.assert_says(&format!("card {card}: {queues} queues on {place}"));
+        }
+        assert_eq!(ended.output.matches("netload: end echo bytes=100 ").count(), 5, "{}", ended.output);
+        assert_transfers(&ended.output, 3);
+    });
 }

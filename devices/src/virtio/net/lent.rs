@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Rings that somebody else works off: the kernel's vhost.
+//! Rings that somebody else works off: the kernel's vhost, or a backend of vhost-user.
 //!
 //! A pair lends its rings while frames pass, and takes them back when its link goes down, when the driver stops using it, and
 //! at each stop. So what is dropped is dropped here, and a driver gets back what it has sent also while nobody wants it.
@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::pair::Role;
 use super::ring::Ring;
 use super::spec;
+use super::user::UserNet;
 use crate::sys::poll::Watch;
 use crate::sys::{doorbell, vhost};
 use crate::virtio::features;
@@ -25,6 +26,38 @@ use crate::virtio::vhost::{Kernel, Lines};
 pub(super) enum Vhost {
     /// The kernel, on a tap.
     Kernel(KernelNet),
+    /// A process, which has the rings of all pairs.
+    User(Arc<UserNet>),
+}
+
+/// What that means for a card.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Abilities {
+    /// Of the features that whoever works off a ring has to know beside those of the ring, those that it does.
+    pub(super) features: u64,
+    /// Those of the ring that it doesn't.
+    pub(super) missing: u64,
+    /// Whether it can be told of other offloads at any time.
+    pub(super) changes_offloads: bool,
+}
+
+impl Abilities {
+    pub(super) fn of_kernel(offered: u64) -> Self {
+        Self { features: offered & spec::F_MRG_RXBUF, missing: 0, changes_offloads: true }
+    }
+
+    pub(super) fn of_user(offered: u64) -> Self {
+        Self { features: offered & spec::F_MRG_RXBUF, missing: COMMON & !offered, changes_offloads: false }
+    }
+
+    /// Those of all pairs.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            features: self.features & other.features,
+            missing: self.missing | other.missing,
+            changes_offloads: self.changes_offloads && other.changes_offloads,
+        }
+    }
 }
 
 /// A vhost-net device of the kernel's, and the queue of a tap whose frames it moves.
@@ -49,8 +82,8 @@ impl KernelNet {
         Ok(Self { kernel: Kernel::new(vhost)?, tap, vnet_header })
     }
 
-    /// Of the features that only whoever works off the rings can have, those that it can do. An error says what it lacks.
-    pub(super) fn offered(&self) -> Result<u64, &'static str> {
+    /// What it can do. An error says what it lacks.
+    pub(super) fn abilities(&self) -> Result<Abilities, &'static str> {
         let offered = self.kernel.offered();
         let needed = [
             (features::VERSION_1, "VIRTIO_F_VERSION_1"),
@@ -60,7 +93,7 @@ impl KernelNet {
         ];
         match needed.iter().find(|(feature, _)| offered & feature != *feature) {
             Some((_, name)) => Err(name),
-            None => Ok(offered & spec::F_MRG_RXBUF),
+            None => Ok(Abilities::of_kernel(offered)),
         }
     }
 
@@ -68,7 +101,12 @@ impl KernelNet {
         let header = if self.vnet_header { 0 } else { F_VIRTIO_NET_HDR };
         let features = ring.features & KERNELS | header;
         self.kernel.set_up(index, features, &ring.queue, base, lines)?;
-        vhost::net_set_backend(self.kernel.file(), index, Some(&self.tap))
+        let started = vhost::net_set_backend(self.kernel.file(), index, Some(&self.tap));
+        if started.is_err() {
+            // However far it has come: it doesn't go on.
+            vhost::net_set_backend(self.kernel.file(), index, None)?;
+        }
+        started
     }
 
     fn stop(&self, index: u32) -> io::Result<u16> {
@@ -86,13 +124,23 @@ impl Vhost {
     fn start(&mut self, role: Role, ring: &Ring, base: u16, lines: &Lines<'_>) -> io::Result<()> {
         match self {
             Self::Kernel(kernel) => kernel.start(kernels_index(role), ring, base, lines),
+            Self::User(user) => user.start(ring, base, lines),
+        }
+    }
+
+    /// Whether it is gone in a way in which it may still do something.
+    pub(super) fn is_suspect(&self) -> bool {
+        match self {
+            Self::Kernel(_) => false,
+            Self::User(user) => user.is_gone(),
         }
     }
 
     /// Stops a ring, and gives the index at which it goes on.
-    fn stop(&mut self, role: Role) -> io::Result<u16> {
+    fn stop(&mut self, role: Role, ring: &Ring) -> io::Result<u16> {
         match self {
             Self::Kernel(kernel) => kernel.stop(kernels_index(role)),
+            Self::User(user) => user.stop(ring).map_err(io::Error::other),
         }
     }
 }
@@ -119,21 +167,13 @@ impl Lent {
     /// Lends a ring. Should that fail, it is as it was.
     pub(super) fn new(role: Role, mut ring: Ring, vhost: &mut Vhost) -> Result<Self, Box<(Ring, NotLent)>> {
         let mut lend = |ring: &mut Ring| {
-            let (base, has_given_back) = ring.queue.hand_over()?;
-            if has_given_back {
-                ring.notifier.used(ring.index);
-            }
+            let base = ring.hand_over()?;
             let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
             let (call, error) = (event()?, event()?);
             let lines = Lines { kick: &ring.doorbell, call: &call, error: &error };
-            let started = vhost.start(role, ring, base, &lines);
-            if started.is_err() {
-                // It may have begun all the same, and must not go on.
-                let _ = vhost.stop(role);
-            }
-            started?;
-            // A ring of the doorbell before it began is nobody's.
-            ring.doorbell.write(1)?;
+            vhost.start(role, ring, base, &lines)?;
+            // A ring of the doorbell before it began is nobody's. Only a full counter makes this fail, which says as much.
+            let _ = ring.doorbell.write(1);
             Ok((call, error))
         };
         match lend(&mut ring) {
@@ -144,11 +184,10 @@ impl Lent {
 
     /// Takes it back. When this returns, nobody else touches it. An error: where it stands is not known.
     pub(super) fn take_back(mut self, vhost: &mut Vhost) -> io::Result<Ring> {
-        let base = vhost.stop(self.role)?;
+        let base = vhost.stop(self.role, &self.ring)?;
         self.ring.queue.go_on_at(base);
-        if doorbell::take(&self.call)? {
-            self.ring.notifier.used(self.ring.index);
-        }
+        // It may have used something and not have come to say so. One interrupt too many harms nobody.
+        self.ring.notifier.used(self.ring.index);
         Ok(self.ring)
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Backend, MacAddress, Net, NetControl, NetOptions, QueueCounters, spec};
@@ -28,6 +28,8 @@ use crate::virtio::transport::{self};
 use crate::virtio::{VirtioDevice, features};
 
 /// RAM has a hole between 1 MiB and 2 MiB.
+const RAM: [(GuestAddress, usize); 2] = [(GuestAddress(0), 1 << 20), (GuestAddress(2 << 20), 2 << 20)];
+/// Where it is.
 pub(super) const HOLE: u64 = 1 << 20;
 pub(super) const RAM_END: u64 = 4 << 20;
 pub(super) const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
@@ -492,15 +494,32 @@ impl Machine {
     }
 
     /// A machine whose cards have these backends.
-    pub(super) fn on(
+    pub(super) fn on(bus: Bus, options: NetOptions, pairs: Vec<(Peer, Backend)>, neighbour: (Peer, Backend)) -> Self {
+        let (peers, backends) = pairs.into_iter().unzip();
+        let mem = GuestRam::from_ranges(&RAM).unwrap();
+        Self::in_ram(mem, bus, options, (peers, backends), neighbour)
+    }
+
+    /// The same, where the card's backend has all of its queue pairs, and the RAM is a file.
+    pub(super) fn with_user(bus: Bus, peers: Vec<Peer>, backend: Backend) -> Self {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(RAM_END).unwrap();
+        let region = |(address, size): (GuestAddress, usize)| {
+            let part = FileOffset::new(file.try_clone().unwrap(), address.0);
+            GuestRegionMmap::new(MmapRegion::from_file(part, size).unwrap(), address).unwrap()
+        };
+        let mem = GuestRam::from_regions(RAM.map(region).into()).unwrap();
+        Self::in_ram(mem, bus, self::options(), (peers, vec![backend]), Peer::pair(Kind::Tap))
+    }
+
+    fn in_ram(
+        mem: GuestRam,
         bus: Bus,
         options: NetOptions,
-        pairs: Vec<(Peer, Backend)>,
+        (peers, backends): (Vec<Peer>, Vec<Backend>),
         (peer, backend): (Peer, Backend),
     ) -> Self {
-        let (peers, backends) = pairs.into_iter().unzip();
         let cards = [(options, peers, backends), (self::options(), vec![peer], vec![backend])];
-        let mem = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20), (GuestAddress(2 << 20), 2 << 20)]).unwrap();
         let mut host = match bus {
             Bus::Mmio => Host::Mmio(bus::Bus::new()),
             Bus::Pci => Host::Pci(MockMachine::new()),

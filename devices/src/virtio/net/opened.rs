@@ -7,13 +7,14 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use super::lent::{KernelNet, Vhost};
+use super::lent::{Abilities, KernelNet, Vhost};
 use super::offloads;
 use super::options::{Backend, NetError, Reconnect};
 use super::port::{Kind, Port};
 use super::spec;
 use super::stream::Stream;
 use super::tap::Tap;
+use super::user::{UserNet, Watcher};
 use crate::sys::tap;
 
 /// Backends that are ready.
@@ -25,8 +26,8 @@ pub(super) struct Opened {
     pub(super) tap: Option<Arc<File>>,
     /// The offloads that they can do.
     pub(super) host_offloads: u64,
-    /// Of the features that whoever works off a ring has to know, those that it does, if that isn't us.
-    pub(super) vhost_features: Option<u64>,
+    /// What whoever works off the rings can do, if that isn't us.
+    pub(super) vhost: Option<Abilities>,
 }
 
 /// A tap that was looked at.
@@ -46,6 +47,10 @@ impl Opened {
             let queue = match backend {
                 Backend::Stream { socket, reconnect } if count == 1 => return Self::stream(socket, reconnect),
                 Backend::Stream { .. } => return Err(NetError::StreamPairs(count)),
+                Backend::VhostUser { socket, reconnect, pairs } if count == 1 => {
+                    return Self::user(socket, reconnect, pairs).map_err(NetError::VhostUser);
+                }
+                Backend::VhostUser { .. } => return Err(NetError::MixedPairs),
                 Backend::Tap { file, vnet_header } => {
                     let interface = Some(check(&file, vnet_header, count > 1)?);
                     Queue { file: Arc::new(file), vnet_header, interface, vhost: None }
@@ -81,12 +86,26 @@ impl Opened {
     fn stream(socket: UnixStream, reconnect: Option<Box<dyn Reconnect>>) -> Result<Self, NetError> {
         set_up("O_NONBLOCK", socket.set_nonblocking(true))?;
         let port = Port::new(Kind::Stream(Stream::new(socket, reconnect)));
-        Ok(Self { ports: vec![port], tap: None, host_offloads: 0, vhost_features: None })
+        Ok(Self { ports: vec![port], tap: None, host_offloads: 0, vhost: None })
+    }
+
+    fn user(socket: UnixStream, reconnect: Option<Box<dyn Reconnect>>, pairs: u16) -> io::Result<Self> {
+        let user = Arc::new(UserNet::new(socket, pairs)?);
+        let mut watcher = Some(Watcher::new(user.clone(), reconnect)?);
+        let port = |_| {
+            let mut port = Port::new(Kind::User(watcher.take()));
+            port.vhost = Some(Vhost::User(user.clone()));
+            port
+        };
+        let ports = (0..pairs).map(port).collect();
+        let offered = user.offered();
+        let vhost = Some(Abilities::of_user(offered));
+        Ok(Self { ports, tap: None, host_offloads: offered & offloads::ALL, vhost })
     }
 
     fn taps(queues: Vec<Queue>) -> Result<Self, NetError> {
         let ports = Vec::with_capacity(queues.len());
-        let mut this = Self { ports, tap: None, host_offloads: 0, vhost_features: None };
+        let mut this = Self { ports, tap: None, host_offloads: 0, vhost: None };
         for Queue { file, vnet_header, interface, vhost } in queues {
             set_up("O_NONBLOCK", tap::set_nonblocking(&file))?;
             let is_kernels = interface.is_some();
@@ -110,8 +129,8 @@ impl Opened {
             });
             let vhost = vhost.transpose()?;
             if let Some(vhost) = &vhost {
-                let offered = vhost.offered().map_err(NetError::VhostLacks)?;
-                this.vhost_features = Some(this.vhost_features.unwrap_or(u64::MAX) & offered);
+                let abilities = vhost.abilities().map_err(NetError::VhostLacks)?;
+                this.vhost = Some(this.vhost.map_or(abilities, |all| all.and(abilities)));
             }
             let mut tap = Tap::new(file, vnet_header, is_kernels);
             // A driver says when it uses more than the first pair.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::card::Card;
 use super::control::Control;
-use super::lent::Lent;
+use super::lent::{Lent, NotLent, Vhost};
 use super::port::{Loss, Port};
 use super::receive::Receive;
 use super::ring::{Next, Ring};
@@ -25,6 +25,10 @@ use crate::sys::doorbell;
 use crate::sys::poll::{self, Watch};
 use crate::virtio::device::QueueResources;
 use crate::virtio::queue::{QueueError, QueueState};
+
+/// How often a thread looks at its rings by itself while whoever has had them is gone: it has still got their doorbells, and may
+/// be the one to hear them.
+const SUSPICION: Duration = Duration::from_millis(100);
 
 /// Which of a pair's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,6 +249,10 @@ impl<'a> Pair<'a> {
             }
             Err(refused) => {
                 let (ring, error) = *refused;
+                if let (NotLent::Host(_), Some(Vhost::User(user))) = (&error, &self.port.vhost) {
+                    user.lose(&Loss::NotLent(error), &self.card);
+                    return self.serve(role, ring, false);
+                }
                 if let Some(times) = self.card.refusals.hit() {
                     tracing::warn!(card = self.card.name, queue = ring.index, times, "queue has stopped: {error}");
                 }
@@ -325,7 +333,9 @@ impl<'a> Pair<'a> {
         let (receive, transmit, control) = (next_of(&self.receive), next_of(&self.transmit), next_of(&self.control));
         let all = [receive, transmit, control];
         let is_busy = all.iter().any(|next| next.again) || self.attention.load(Ordering::Acquire);
-        let until = all.iter().filter_map(|next| next.until).chain(self.port.due()).min();
+        let is_suspect = self.port.vhost.as_ref().is_some_and(Vhost::is_suspect);
+        let look = is_suspect.then(|| Instant::now().checked_add(SUSPICION)).flatten();
+        let until = all.iter().filter_map(|next| next.until).chain(self.port.due()).chain(look).min();
         let timeout = if is_busy {
             Some(Duration::ZERO)
         } else {
@@ -348,7 +358,7 @@ impl<'a> Pair<'a> {
         poll::wait(&mut watches, timeout)?;
         let [woken, received, sent, controlled, backend, lent @ ..] = &watches;
         let [receive_call, receive_error, transmit_call, transmit_error] = lent.each_ref().map(Watch::is_readable);
-        let woken = woken.is_readable();
+        let (woken, again) = (woken.is_readable(), woken.is_readable() || is_suspect);
         let rung = [received, sent, controlled].map(Watch::is_readable);
         let (can_read, can_write, has_ended) = (backend.is_readable(), backend.is_writable(), backend.has_ended());
         if woken {
@@ -359,9 +369,9 @@ impl<'a> Pair<'a> {
         let now = Instant::now();
         let happened = |doorbell| Next { doorbell, readable: can_read, writable: can_write, ..Next::default() };
         let [received, sent, controlled] = rung;
-        wake_up(&mut self.receive, |queue| &queue.ring, happened(received), woken, now)?;
-        wake_up(&mut self.transmit, |queue| &queue.ring, happened(sent), woken, now)?;
-        wake_up(&mut self.control, |queue| &queue.ring, happened(controlled), woken, now)?;
+        wake_up(&mut self.receive, |queue| &queue.ring, happened(received), again, now)?;
+        wake_up(&mut self.transmit, |queue| &queue.ring, happened(sent), again, now)?;
+        wake_up(&mut self.control, |queue| &queue.ring, happened(controlled), again, now)?;
         self.relay(Role::Receive, receive_call, receive_error)?;
         self.relay(Role::Transmit, transmit_call, transmit_error)?;
         // What came before the end is read first, by whoever waits for it.

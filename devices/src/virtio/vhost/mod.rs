@@ -7,8 +7,12 @@
 //! mapped, until the ring is stopped. Nothing in here knows what a ring is for.
 
 mod kernel;
+mod user;
 
 pub(crate) use kernel::Kernel;
+pub(crate) use user::Frontend;
+#[cfg(test)]
+pub(crate) use user::PATIENCE;
 
 use vmm_sys_util::eventfd::EventFd;
 

@@ -66,11 +66,13 @@ pub(crate) struct DoctorArguments {
                                 fails, or waits (report)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
-Network keys; one of the first four says what the card is connected to:
+Network keys; one of the first five says what the card is connected to:
   tap=NAME                      a tap, opened with the flags that it was made
                                 with; made for the VM if it isn't there
   fd=N or fd=[N,N]              open taps or macvtaps, a queue pair each
   passt=SOCKET                  a passt that runs
+  vhost-user=SOCKET             a vhost-user-net backend that runs: without bw-,
+                                ops- and antispoof. Needs --memory SIZE,shared=on
   user                          a passt of its own: needs no root. The first
                                 word, without a value
   hostfwd=PROTO:[ADDR:]PORT-:PORT
