@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::poll::{self, Watch};
+
 /// Sleeps until the doorbell has been rung or `timeout` is over, and makes it silent again.
 pub(crate) fn wait(doorbell: &EventFd, timeout: Option<Duration>) -> io::Result<()> {
     if let Some(timeout) = timeout {
@@ -45,6 +47,12 @@ pub(crate) fn take(event: &EventFd) -> io::Result<bool> {
     }
 }
 
+/// Whether somebody has written to an eventfd and nobody has taken that.
+pub(crate) fn is_ringing(event: &EventFd) -> bool {
+    let mut watches = [Watch::new(event, true, false)];
+    poll::wait(&mut watches, Some(Duration::ZERO)).is_ok() && watches.iter().any(Watch::is_readable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,7 +63,9 @@ mod tests {
             let event = EventFd::new(flags | libc::EFD_CLOEXEC).unwrap();
             assert!(!take(&event).unwrap());
             event.write(3).unwrap();
+            assert!(is_ringing(&event));
             assert_eq!([take(&event).unwrap(), take(&event).unwrap()], [true, false]);
+            assert!(!is_ringing(&event));
         }
     }
 

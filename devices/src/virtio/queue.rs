@@ -302,8 +302,9 @@ impl Queue {
             }
             self.go_on_at(state.next_avail);
         }
-        // Who goes on reads it there.
+        // Who goes on reads it there, and finds a driver that rings.
         self.publish()?;
+        self.enable_doorbell()?;
         Ok((self.ring.next_avail(), !is_exact))
     }
 

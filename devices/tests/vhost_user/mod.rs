@@ -54,6 +54,7 @@ struct Ring {
     base: u16,
     kick: Option<File>,
     call: Option<File>,
+    error: Option<File>,
     enabled: bool,
     running: Option<Running>,
 }
@@ -99,10 +100,11 @@ impl Bridge {
             return Ok(());
         }
         let (Some(kick), Some(call)) = (ring.kick.take(), ring.call.take()) else { return Ok(()) };
+        let error = ring.error.take().ok_or(Error::InvalidParam)?;
         let state = QueueState { next_avail: ring.base, next_used: ring.base, in_flight: Vec::new() };
         let queue = Queue::new(ring.config, 1024, driver, state, ram).map_err(|_| Error::InvalidParam)?;
         let (stopped, stop) = pipe().unwrap();
-        let worker = Worker { queue, kick, call, wire, stop: stopped, chain: Chain::with_capacity(1024) };
+        let worker = Worker { queue, kick, call, error, wire, stop: stopped, chain: Chain::with_capacity(1024) };
         let is_receive = index.is_multiple_of(2);
         let thread = thread::spawn(move || if is_receive { worker.receive() } else { worker.transmit() });
         ring.running = Some(Running { stop, thread });
@@ -114,6 +116,7 @@ struct Worker {
     queue: Queue,
     kick: File,
     call: File,
+    error: File,
     wire: File,
     stop: PipeReader,
     chain: Chain,
@@ -142,9 +145,21 @@ impl Worker {
         }
     }
 
+    /// The ring can't be trusted.
+    fn fail(mut self) -> u16 {
+        self.error.write_all(&1u64.to_ne_bytes()).unwrap();
+        self.wait(false, false);
+        self.queue.state().next_avail
+    }
+
     fn transmit(mut self) -> u16 {
         loop {
-            while let Ok(Some((head, usable))) = self.queue.pop(&mut self.chain) {
+            loop {
+                let (head, usable) = match self.queue.pop(&mut self.chain) {
+                    Ok(Some(popped)) => popped,
+                    Ok(None) => break,
+                    Err(_) => return self.fail(),
+                };
                 if usable.is_ok() {
                     let mut frame = Vec::new();
                     for segment in self.chain.readable() {
@@ -167,7 +182,8 @@ impl Worker {
     fn receive(mut self) -> u16 {
         let mut frame = vec![0; 70_000];
         loop {
-            if self.queue.available().unwrap() == 0 {
+            let Ok(available) = self.queue.available() else { return self.fail() };
+            if available == 0 {
                 if !self.queue.enable_doorbell().unwrap() && !self.wait(true, false) {
                     return self.queue.state().next_avail;
                 }
@@ -177,7 +193,7 @@ impl Worker {
                 Ok(len) => {
                     // All of it is in one chain.
                     frame[10..12].copy_from_slice(&1u16.to_le_bytes());
-                    let (head, usable) = self.queue.pop(&mut self.chain).unwrap().unwrap();
+                    let Ok(Some((head, usable))) = self.queue.pop(&mut self.chain) else { return self.fail() };
                     let mut written = 0;
                     for segment in self.chain.writable().iter().filter(|_| usable.is_ok()) {
                         let part = &frame[written..len.min(written + segment.len as usize)];
@@ -296,7 +312,8 @@ impl VhostUserBackendReqHandlerMut for Bridge {
         Ok(())
     }
 
-    fn set_vring_err(&mut self, _: u8, _: Option<File>) -> Result<()> {
+    fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        self.ring(index.into())?.error = fd;
         Ok(())
     }
 

@@ -152,6 +152,8 @@ pub(super) struct Lent {
     ring: Ring,
     call: EventFd,
     error: EventFd,
+    /// What was used reaches the driver without us.
+    connected: bool,
 }
 
 /// Why a ring isn't lent.
@@ -171,20 +173,28 @@ impl Lent {
             let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
             let (call, error) = (event()?, event()?);
             let lines = Lines { kick: &ring.doorbell, call: &call, error: &error };
-            vhost.start(role, ring, base, &lines)?;
+            let connected = ring.notifier.connect(ring.index, &call);
+            if let Err(error) = vhost.start(role, ring, base, &lines) {
+                ring.notifier.disconnect(ring.index);
+                return Err(error.into());
+            }
             // A ring of the doorbell before it began is nobody's. Only a full counter makes this fail, which says as much.
             let _ = ring.doorbell.write(1);
-            Ok((call, error))
+            Ok((call, error, connected))
         };
         match lend(&mut ring) {
-            Ok((call, error)) => Ok(Self { role, ring, call, error }),
+            Ok((call, error, connected)) => Ok(Self { role, ring, call, error, connected }),
             Err(error) => Err(Box::new((ring, error))),
         }
     }
 
     /// Takes it back. When this returns, nobody else touches it. An error: where it stands is not known.
     pub(super) fn take_back(mut self, vhost: &mut Vhost) -> io::Result<Ring> {
-        let base = vhost.stop(self.role, &self.ring)?;
+        let base = vhost.stop(self.role, &self.ring);
+        if self.connected {
+            self.ring.notifier.disconnect(self.ring.index);
+        }
+        let base = base?;
         self.ring.queue.go_on_at(base);
         // It may have used something and not have come to say so. One interrupt too many harms nobody.
         self.ring.notifier.used(self.ring.index);
@@ -199,7 +209,10 @@ impl Lent {
     pub(super) fn watches(lent: Option<&Self>) -> [Watch<'_>; 2] {
         lent.map_or_else(
             || [Watch::nothing(), Watch::nothing()],
-            |lent| [&lent.call, &lent.error].map(|event| Watch::new(event, true, false)),
+            |lent| {
+                let call = if lent.connected { Watch::nothing() } else { Watch::new(&lent.call, true, false) };
+                [call, Watch::new(&lent.error, true, false)]
+            },
         )
     }
 

@@ -19,6 +19,7 @@ use crate::GuestRam;
 use crate::bus;
 use crate::interrupt::MsiMessage;
 use crate::pci::mock::{MockMachine, MockVectors};
+use crate::sys::doorbell;
 use crate::virtio::mock::{Buffer, MockDriver, readable, writable};
 use crate::virtio::queue::QueueState;
 use crate::virtio::transport::mmio::{MmioTransport, QUEUE_NOTIFY};
@@ -260,8 +261,50 @@ impl Seat {
     pub(super) fn wait_interrupt(&self) {
         match &self.way {
             Way::Mmio { line, .. } => line.read().unwrap(),
+            Way::Pci { vectors, .. } if vectors.listens.load(Ordering::Relaxed) => {
+                // This is the kernel.
+                while !doorbell::take(&vectors.any).unwrap() {
+                    vectors.pump();
+                    thread::yield_now();
+                }
+                0
+            }
             Way::Pci { vectors, .. } => vectors.any.read().unwrap(),
         };
+    }
+
+    /// Waits until the kernel listens to so many events by itself.
+    pub(super) fn connected(&self, events: usize) {
+        let Way::Pci { vectors, .. } = &self.way else { unreachable!() };
+        while vectors.pump() != events {
+            thread::yield_now();
+        }
+    }
+
+    fn pci(&self) -> (&MockMachine, &MockFunction) {
+        match (&*self.host, &self.way) {
+            (Host::Pci(machine), Way::Pci { function, .. }) => (machine, function),
+            _ => unreachable!(),
+        }
+    }
+
+    /// Gives a queue another vector.
+    pub(super) fn set_vector(&self, queue: u32, vector: u16) {
+        let (machine, function) = self.pci();
+        self.write(0x30, queue);
+        function.set(machine, 0x1a, &vector.to_le_bytes());
+    }
+
+    /// Masks a vector, or unmasks it.
+    pub(super) fn mask(&self, vector: u64, masked: bool) {
+        let (machine, function) = self.pci();
+        machine.write(function.table + 16 * vector + 12, &u32::from(masked).to_le_bytes());
+    }
+
+    /// The pending bits.
+    pub(super) fn pending(&self) -> u64 {
+        let (machine, function) = self.pci();
+        machine.number::<8>(function.pba)
     }
 
     fn transport(&self) -> &dyn transport::Transport {
@@ -509,7 +552,11 @@ impl Machine {
             GuestRegionMmap::new(MmapRegion::from_file(part, size).unwrap(), address).unwrap()
         };
         let mem = GuestRam::from_regions(RAM.map(region).into()).unwrap();
-        Self::in_ram(mem, bus, self::options(), (peers, vec![backend]), Peer::pair(Kind::Tap))
+        let machine = Self::in_ram(mem, bus, self::options(), (peers, vec![backend]), Peer::pair(Kind::Tap));
+        if let Way::Pci { vectors, .. } = &machine.card.way {
+            vectors.listens.store(true, Ordering::Relaxed);
+        }
+        machine
     }
 
     fn in_ram(

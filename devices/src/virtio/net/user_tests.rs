@@ -16,6 +16,7 @@ use super::{Antispoof, Backend, Net, NetError, NetOptions, Reconnect, spec};
 use crate::virtio::VirtioDevice;
 use crate::virtio::features;
 use crate::virtio::queue::QueueState;
+use crate::virtio::transport::pci::mock::QUEUE_VECTOR;
 use crate::virtio::vhost::PATIENCE;
 
 #[path = "../../../tests/vhost_user/mod.rs"]
@@ -448,4 +449,66 @@ fn memory_that_is_nobody_elses_can_not_be_worked_in() {
     machine.card.offer(&mut drivers, &frame(60));
     machine.card.serve(1, drivers.tx()).unwrap();
     next.1.recv_timeout(Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+fn interrupts_go_past_us_where_there_is_msix_and_follow_the_vector() {
+    let (machine, _end, _next) = machine(Bus::Pci, 1, ALL, 0);
+    let card = &machine.card;
+    let mut drivers = card.drivers(spec::F_CTRL_VQ);
+    passes(card, &mut drivers);
+    card.connected(2);
+    card.set_vector(1, 0xffff);
+    card.connected(1);
+    // Without a vector nobody is told, and with one again, of what was before.
+    card.offer(&mut drivers, &frame(60));
+    card.ring(1);
+    assert_eq!(card.peers[0].receive().1, frame(60));
+    card.set_vector(1, QUEUE_VECTOR);
+    card.connected(2);
+    while drivers.tx().take_used().is_none() {
+        card.wait_interrupt();
+    }
+    passes(card, &mut drivers);
+    // Masked, it is pending, and not lost.
+    card.mask(QUEUE_VECTOR.into(), true);
+    card.connected(0);
+    card.offer(&mut drivers, &frame(60));
+    card.ring(1);
+    assert_eq!(card.peers[0].receive().1, frame(60));
+    while card.pending() >> QUEUE_VECTOR & 1 == 0 {
+        thread::yield_now();
+    }
+    card.mask(QUEUE_VECTOR.into(), false);
+    card.connected(2);
+    assert!(card.wait_used(drivers.tx()).is_some());
+    // All of them go with their queues.
+    card.reset();
+    card.connected(0);
+    let mut drivers = card.drivers(0);
+    passes(card, &mut drivers);
+}
+
+#[test]
+fn a_ring_that_lies_to_whoever_has_it_asks_for_a_reset() {
+    for bus in BUSES {
+        let (machine, _end, _next) = machine(bus, 1, ALL, 0);
+        machine.neighbour_begins();
+        let card = &machine.card;
+        for queue in [0, 1] {
+            let mut drivers = card.drivers(spec::F_CTRL_VQ);
+            passes(card, &mut drivers);
+            drivers.queues[queue].set_avail_index(1000);
+            card.ring(queue as u32);
+            while !card.needs_reset() {
+                card.wait_interrupt();
+            }
+            assert!(card.control.link(), "that is the guest's fault and not the backend's");
+            card.settles(0);
+            machine.neighbour_works();
+            machine.neighbour_begins();
+        }
+        let mut drivers = card.drivers(0);
+        passes(card, &mut drivers);
+    }
 }
