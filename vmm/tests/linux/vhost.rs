@@ -115,6 +115,7 @@ fn a_card_of_the_kernels_outlives_its_driver_and_its_link() {
             let mut config = Config::new(guest_file("vmlinux"));
             config.initrd = Some(guest_file("initrd"));
             config.cpus = 2;
+            config.memory = if transport == "pci" { "512M,shared=on" } else { "512M" }.parse().unwrap();
             config.nets = vec![format!("tap=tap1,vhost=on,queues=2,transport={transport}").parse().unwrap()];
             config.rootfs = Some(Disk::root(&format!("{},ro", path(&guest_file("rootfs.ext4")))).unwrap());
             let script = Image::script(&format!(
@@ -126,7 +127,7 @@ fn a_card_of_the_kernels_outlives_its_driver_and_its_link() {
                  while [ $(link) = 0 ]; do sleep 0.1; done; echo is up\n\
                  netload echo 198.51.100.17:5201 100\n\
                  for i in 1 2 3; do echo $card > unbind; echo $card > bind; up; netload echo 198.51.100.17:5201 100; done\n\
-                 {}",
+                 {}echo is last; while [ $(link) = 1 ]; do sleep 0.1; done; echo is gone\n",
                 transfers("198.51.100.17:5201", "/dev/vdc"),
             ));
             let loaded = Image::empty(16 << 20);
@@ -144,10 +145,15 @@ fn a_card_of_the_kernels_outlives_its_driver_and_its_link() {
             };
             let seen = run_and_react_to_all(
                 &config,
-                vec![("is ready\r\n", Box::new(goes_down)), ("is down\r\n", Box::new(comes_up))],
+                vec![
+                    ("is ready\r\n", Box::new(goes_down)),
+                    ("is down\r\n", Box::new(comes_up)),
+                    ("is last\r\n", Box::new(|_| ip("link delete tap1"))),
+                ],
             );
             assert!(seen.contains("is ready\r\nis down\r\nis up\r\n"), "{transport}: {seen}");
             assert_eq!(seen.matches("netload: end echo bytes=100 ").count(), 5, "{transport}: {seen}");
+            assert!(seen.contains("is last\r\nis gone\r\n"), "{transport}: {seen}");
             assert_transfers(&seen, 1);
         });
     }

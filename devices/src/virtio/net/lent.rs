@@ -189,8 +189,9 @@ impl Lent {
     }
 
     /// Takes it back. When this returns, nobody else touches it. An error: where it stands is not known.
-    pub(super) fn take_back(mut self, vhost: &mut Vhost) -> io::Result<Ring> {
-        let base = vhost.stop(self.role, &self.ring);
+    pub(super) fn take_back(mut self, vhost: Option<&mut Vhost>) -> io::Result<Ring> {
+        let gone = || Err(io::ErrorKind::NotConnected.into());
+        let base = vhost.map_or_else(gone, |vhost| vhost.stop(self.role, &self.ring));
         if self.connected {
             self.ring.notifier.disconnect(self.ring.index);
         }

@@ -265,7 +265,7 @@ impl<'a> Pair<'a> {
     /// Takes a ring back. `None`: where it stands is lost, and so is whoever has worked it off.
     fn take_back(&mut self, lent: Lent) -> Option<Ring> {
         let (index, notifier) = (lent.ring().index, lent.ring().notifier.clone());
-        let result = lent.take_back(self.port.vhost.as_mut()?);
+        let result = lent.take_back(self.port.vhost.as_mut());
         result
             .inspect_err(|error| {
                 if let Some(times) = self.card.refusals.hit() {
