@@ -11,7 +11,14 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use devices::GuestRam;
+use devices::bus::BusDevice;
+use devices::virtio::mock::{INDIRECT, MockDriver, NEXT, ram, readable};
+use devices::virtio::net::{Backend, Net, NetOptions};
+use devices::virtio::transport::mmio::MmioTransport;
+use vm_memory::{Bytes, GuestAddress};
 use vmm::{Config, Control, Disk};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::namespace::{in_namespace, ip, serve_netload};
 use crate::net::{assert_transfers, give_addresses, mac, transfers, use_card};
@@ -245,5 +252,106 @@ fn another_process_moves_frames_and_the_link_follows_it() {
         }
         assert_eq!(ended.output.matches("netload: end echo bytes=100 ").count(), 5, "{}", ended.output);
         assert_transfers(&ended.output, 3);
+    });
+}
+
+/// A card of the kernel's, as a guest without a kernel sees it: its registers, its memory, and its interrupt.
+struct Card {
+    transport: MmioTransport,
+    mem: GuestRam,
+    line: EventFd,
+}
+
+impl Card {
+    fn new(tap: File) -> Self {
+        let vhost = OpenOptions::new().read(true).write(true).open("/dev/vhost-net").unwrap();
+        let backend = Backend::VhostTap { file: tap, vnet_header: true, vhost };
+        let net = Net::new("net", vec![backend], NetOptions::new("52:54:00:00:00:01".parse().unwrap())).unwrap();
+        let (mem, line) = (ram(1 << 20), EventFd::new(0).unwrap());
+        let raised = Box::new(line.try_clone().unwrap());
+        Self { transport: MmioTransport::new(Box::new(net), mem.clone(), raised).unwrap(), mem, line }
+    }
+
+    fn write(&self, register: u64, value: u32) {
+        self.transport.write(register, &value.to_le_bytes());
+    }
+
+    fn status(&self) -> u32 {
+        let mut status = [0; 4];
+        self.transport.read(0x70, &mut status);
+        u32::from_le_bytes(status)
+    }
+
+    /// Resets it, and brings it up with both queues of its pair.
+    fn drivers(&self) -> [MockDriver; 2] {
+        self.write(0x70, 0);
+        self.mem.write_slice(&[0; 0x4000], GuestAddress(0)).unwrap();
+        for (register, value) in [(0x70, 1), (0x70, 3), (0x24, 0), (0x20, 1 << 28), (0x24, 1), (0x20, 1), (0x70, 11)] {
+            self.write(register, value);
+        }
+        let drivers = [0u32, 1].map(|index| {
+            let driver = MockDriver::new(&self.mem, 0x2000 * u64::from(index), 64);
+            let config = driver.config;
+            let parts = [(0x80, config.descriptor_table), (0x90, config.avail_ring), (0xa0, config.used_ring)];
+            self.write(0x30, index);
+            self.write(0x38, 64);
+            parts.iter().for_each(|(register, address)| self.write(*register, *address as u32));
+            self.write(0x44, 1);
+            driver
+        });
+        self.write(0x70, 15);
+        assert_eq!(self.status(), 15);
+        drivers
+    }
+
+    fn sends(&self, driver: &mut MockDriver) {
+        let head = driver.submit(&[readable(0x8000, 12), readable(0x9000, 60)]);
+        self.write(0x50, 1);
+        loop {
+            if let Some(used) = driver.take_used() {
+                return assert_eq!(used, (head.into(), 0));
+            }
+            self.line.read().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_ring_that_lies_to_the_kernel_asks_for_a_reset_which_mends_it() {
+    type Lie = (&'static str, fn(&mut MockDriver));
+    const LIES: [Lie; 6] = [
+        ("an index that jumps", |driver| driver.set_avail_index(driver.avail_index().wrapping_add(1000))),
+        ("a head that is none", |driver| driver.offer(64)),
+        ("a buffer outside of memory", |driver| _ = driver.submit(&[readable(1 << 40, 100)])),
+        ("a buffer that wraps", |driver| _ = driver.submit(&[readable(u64::MAX - 10, 100)])),
+        ("a table that is none", |driver| {
+            driver.descriptor(9, 0x8001, 5, INDIRECT, 0);
+            driver.offer(9);
+        }),
+        ("a chain without an end", |driver| {
+            (0..64).for_each(|at| driver.descriptor(at, 0x8000, 1, NEXT, (at + 1) % 64));
+            driver.offer(0);
+        }),
+    ];
+    in_namespace(|| {
+        let card = Card::new(open_tap("tap0", 1).remove(0));
+        ip("link set tap0 up");
+        for (name, lie) in LIES {
+            for queue in [1, 0] {
+                let mut drivers = card.drivers();
+                card.sends(&mut drivers[1]);
+                lie(&mut drivers[queue]);
+                card.write(0x50, queue as u32);
+                // The kernel looks at buffers for frames when one comes.
+                ip("link set tap0 down");
+                ip("link set tap0 up");
+                while card.status() & 0x40 == 0 {
+                    card.line.read().unwrap();
+                }
+                println!("{name}, queue {queue}: found");
+            }
+        }
+        let mut drivers = card.drivers();
+        card.sends(&mut drivers[1]);
     });
 }
