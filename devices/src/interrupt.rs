@@ -39,6 +39,21 @@ pub trait MsiVectors: Debug + Send + Sync {
 
     /// Raises vector `index` once. One that does not exist, or was never routed, raises nothing.
     fn trigger(&self, index: u16);
+
+    /// From now on, each write to `event` raises vector `index` too, with nobody's help. What it holds already does so at once.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no such way, or no room for it.
+    fn connect(&self, index: u16, event: &EventFd) -> io::Result<()> {
+        let _ = (index, event);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Takes back what [`Self::connect`] did: from now on, the event keeps what is written to it.
+    fn disconnect(&self, index: u16, event: &EventFd) {
+        let _ = (index, event);
+    }
 }
 
 impl InterruptLine for EventFd {

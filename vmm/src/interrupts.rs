@@ -147,6 +147,19 @@ impl MsiVectors for Vectors {
         Ok(())
     }
 
+    fn connect(&self, index: u16, event: &EventFd) -> io::Result<()> {
+        let vector = self.vectors.get(usize::from(index)).ok_or(io::ErrorKind::NotFound)?;
+        Ok(self.interrupts.vm.register_irqfd(event, vector.gsi)?)
+    }
+
+    fn disconnect(&self, index: u16, event: &EventFd) {
+        let Some(vector) = self.vectors.get(usize::from(index)) else { return };
+        // KVM knows nothing of one only if it never did.
+        if let Err(error) = self.interrupts.vm.unregister_irqfd(event, vector.gsi) {
+            tracing::debug!("KVM still listens to an event of vector {index}: {error}");
+        }
+    }
+
     fn trigger(&self, index: u16) {
         if let Some(vector) = self.vectors.get(usize::from(index)).filter(|v| v.connected.load(Ordering::Acquire)) {
             vector.event.trigger();

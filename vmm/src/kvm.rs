@@ -2,16 +2,21 @@
 
 //! `/dev/kvm`: open it, see that it can do what every VM needs, and make a VM with memory.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::FromRawFd;
+use std::sync::Arc;
+
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 
 use arch::memory::RamRange;
 use arch::{GuestRam, layout};
 
 use crate::build::{BuildError, KvmError, refused};
-use crate::config::MemorySize;
+use crate::config::Memory;
 
 /// What a VM can't do without.
 pub(crate) const NEEDED: [(Cap, &str); 9] = [
@@ -84,8 +89,10 @@ pub(crate) fn create_vm(kvm: &Kvm, ram: &GuestRam, vcpus: u32) -> Result<VmFd, B
     Ok(vm)
 }
 
-/// Guest RAM: address space of ours, which the host fills page by page as the guest touches it.
-pub(crate) fn allocate(size: MemorySize, address_bits: u8) -> Result<GuestRam, BuildError> {
+/// Guest RAM: address space of ours, which the host fills page by page as the guest touches it. Shared, it is a file in memory
+/// that other processes can be given.
+pub(crate) fn allocate(memory: Memory, address_bits: u8) -> Result<GuestRam, BuildError> {
+    let size = memory.size;
     let ranges = arch::memory::ram_ranges(size.bytes());
     let end = ranges.last().map_or(0, RamRange::end);
     let limit = 1u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX);
@@ -96,9 +103,13 @@ pub(crate) fn allocate(size: MemorySize, address_bits: u8) -> Result<GuestRam, B
     }
     let cant =
         |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Memory { asked: size.to_string(), source };
+    let file = memory.shared.then(|| memory_file(size.bytes())).transpose().map_err(|error| cant(error.into()))?;
+    let mut at = 0;
     let region = |range: &RamRange| {
         let size = usize::try_from(range.size.get()).map_err(|error| cant(error.into()))?;
-        let region = map_aligned(size).map_err(|error| cant(error.into()))?;
+        let part = file.as_ref().map(|file| FileOffset::from_arc(file.clone(), at));
+        at += range.size.get();
+        let region = map_aligned(size, part.as_ref()).map_err(|error| cant(error.into()))?;
         GuestRegionMmap::new(region, range.start).ok_or_else(|| cant("it wraps around".into()))
     };
     let regions = ranges.iter().map(region).collect::<Result<Vec<_>, BuildError>>()?;
@@ -107,21 +118,44 @@ pub(crate) fn allocate(size: MemorySize, address_bits: u8) -> Result<GuestRam, B
     Ok(ram)
 }
 
+/// A file in memory with so many bytes, as `/proc/PID/maps` shows it by its name. Who is given it can't change its size.
+#[expect(unsafe_code, reason = "a file in memory is made by a system call")]
+fn memory_file(bytes: u64) -> io::Result<Arc<File>> {
+    // SAFETY: takes a name that ends in 0 and numbers, and gives a number.
+    let fd = unsafe { libc::memfd_create(c"guest-ram".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(bytes)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: takes numbers. A page that nobody can take away is one that no access of ours fails at.
+    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Arc::new(file))
+}
+
 /// Bytes of a huge page.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Maps memory where a huge page of ours can be one of the guest's: KVM needs both addresses to have the same offset into it.
 /// Linux does so by itself since 6.7. Before, it puts a mapping right below the last one; so one that takes up what is too
 /// much comes first. Where that doesn't help, nothing is lost.
-fn map_aligned(size: usize) -> Result<MmapRegion, MmapRegionError> {
-    let region = MmapRegion::new(size)?;
+fn map_aligned(size: usize, part: Option<&FileOffset>) -> Result<MmapRegion, MmapRegionError> {
+    let map = || match part {
+        Some(part) => MmapRegion::from_file(part.clone(), size),
+        None => MmapRegion::new(size),
+    };
+    let region = map()?;
     let excess = region.as_ptr() as usize % HUGE_PAGE;
     if excess == 0 || size < HUGE_PAGE {
         return Ok(region);
     }
     drop(region);
     let filler = MmapRegion::<()>::new(excess)?;
-    let region = MmapRegion::new(size);
+    let region = map();
     drop(filler);
     region
 }
@@ -158,28 +192,58 @@ fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
+    use vm_memory::Bytes;
+
     use super::*;
+    use crate::config::MemorySize;
+
+    fn mib(mib: u64) -> Memory {
+        MemorySize::mib(mib).unwrap().into()
+    }
+
+    #[test]
+    fn shared_memory_is_one_file_that_keeps_its_size_and_private_memory_is_none() {
+        assert!(allocate(mib(5120), 48).unwrap().iter().all(|region| region.file_offset().is_none()));
+        let ram = allocate(Memory { shared: true, ..mib(5120) }, 48).unwrap();
+        let mut end = 0;
+        for region in ram.iter() {
+            let part = region.file_offset().unwrap();
+            assert_eq!(part.start(), end);
+            end += region.len();
+            assert_eq!(part.file().metadata().unwrap().len(), 5120 << 20);
+            assert!(part.file().set_len(4096).is_err(), "who is given it could take pages away");
+            // Another mapping of it shows what the guest has written.
+            ram.write_obj(0x1234_5678u32, region.start_addr()).unwrap();
+            let other = MmapRegion::<()>::from_file(part.clone(), 4096).unwrap();
+            let other = GuestRam::from_regions(vec![GuestRegionMmap::new(other, GuestAddress(0)).unwrap()]).unwrap();
+            assert_eq!(other.read_obj::<u32>(GuestAddress(0)).unwrap(), 0x1234_5678);
+            let name = std::fs::read_link(format!("/proc/self/fd/{}", part.file().as_raw_fd())).unwrap();
+            assert!(name.to_str().unwrap().starts_with("/memfd:guest-ram"), "{name:?}");
+        }
+        assert_eq!(end, 5120 << 20);
+    }
 
     #[test]
     fn memory_that_the_address_bits_do_not_reach_is_refused() {
-        let size = MemorySize::mib(64 << 10).unwrap();
-        let refused = allocate(size, 36).unwrap_err().to_string();
+        let refused = allocate(mib(64 << 10), 36).unwrap_err().to_string();
         assert_eq!(refused, "64G of memory are too much: with the guest's 36 address bits, 63G is the most");
-        assert!(allocate(MemorySize::mib(63 << 10).unwrap(), 36).is_ok());
+        assert!(allocate(mib(63 << 10), 36).is_ok());
     }
 
     #[test]
     fn memory_lies_where_huge_pages_can() {
-        for size in [32, 512, 5120] {
-            for region in allocate(MemorySize::mib(size).unwrap(), 48).unwrap().iter() {
-                assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0, "{size} MiB");
+        for (size, shared) in [(32, false), (512, false), (5120, false), (512, true), (5120, true)] {
+            for region in allocate(Memory { shared, ..mib(size) }, 48).unwrap().iter() {
+                assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0, "{size} MiB, shared: {shared}");
             }
         }
     }
 
     #[test]
     fn memory_that_no_host_has_is_refused_with_its_cure() {
-        let refused = allocate(MemorySize::mib(1 << 38).unwrap(), 64).unwrap_err().to_string();
+        let refused = allocate(mib(1 << 38), 64).unwrap_err().to_string();
         assert!(refused.ends_with("can't be had from this host: give less with --memory"), "{refused}");
     }
 }

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -40,6 +41,10 @@ pub struct MockVectors {
     pub refuse: AtomicBool,
     /// Written once for each trigger, one a vector. They don't block.
     pub raised: Vec<EventFd>,
+    /// Whether `connect` works; somebody has to call [`Self::pump`] then.
+    pub listens: AtomicBool,
+    /// The events that are connected.
+    connected: Mutex<Vec<(u16, RawFd, EventFd)>>,
     /// Written for each trigger of any of them. Blocks who reads it until there was one.
     pub any: EventFd,
 }
@@ -50,7 +55,20 @@ impl MockVectors {
         let raised = (0..count).map(|_| EventFd::new(libc::EFD_NONBLOCK).unwrap()).collect();
         let any = EventFd::new(0).unwrap();
         let route_calls = AtomicU64::new(0);
-        Arc::new(Self { routes: Mutex::default(), route_calls, refuse: AtomicBool::new(false), raised, any })
+        let (routes, connected) = (Mutex::default(), Mutex::default());
+        let [refuse, listens] = [(); 2].map(|()| AtomicBool::new(false));
+        Arc::new(Self { routes, route_calls, refuse, raised, listens, connected, any })
+    }
+
+    /// Raises the vectors whose events were written, as a kernel does by itself; how many events there are.
+    pub fn pump(&self) -> usize {
+        let connected = self.connected.lock().unwrap();
+        for (index, _, event) in &*connected {
+            if crate::sys::doorbell::take(event).unwrap() {
+                self.trigger(*index);
+            }
+        }
+        connected.len()
     }
 
     /// How often a vector was triggered since this was asked last.
@@ -76,6 +94,23 @@ impl MsiVectors for MockVectors {
             raised.write(1).unwrap();
             self.any.write(1).unwrap();
         }
+    }
+
+    fn connect(&self, index: u16, event: &EventFd) -> io::Result<()> {
+        if self.refuse.load(Ordering::Acquire) || !self.listens.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.connected.lock().unwrap().push((index, event.as_raw_fd(), event.try_clone()?));
+        self.pump();
+        Ok(())
+    }
+
+    fn disconnect(&self, index: u16, event: &EventFd) {
+        self.pump();
+        let mut connected = self.connected.lock().unwrap();
+        let this = (index, event.as_raw_fd());
+        let at = connected.iter().position(|(vector, fd, _)| (*vector, *fd) == this).unwrap();
+        connected.remove(at);
     }
 }
 

@@ -5,11 +5,17 @@
 //! The guest controls each bit of the table and both bits of the control register. What it writes as address and data is
 //! passed on as it is: a message raises an interrupt in the guest that wrote it, in whichever of its vCPUs, and can reach
 //! nothing else. A host that refuses a message leaves its vector silent.
+//!
+//! Events can be attached to a vector, by which others raise it without us. The host listens to them while the vector may fire;
+//! while it is masked, an event keeps what it was told, and that is what is pending.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use crate::interrupt::{MsiMessage, MsiVectors};
+use crate::sys::doorbell;
 use crate::throttle::Throttle;
 
 /// The capability's ID.
@@ -39,6 +45,23 @@ struct Entry {
     masked: bool,
     /// The message that the host knows of.
     routed: Option<MsiMessage>,
+    events: Vec<Attached>,
+}
+
+/// An event that raises a vector.
+#[derive(Debug)]
+struct Attached {
+    /// The queue that it is of.
+    key: u16,
+    event: EventFd,
+    /// The host listens to it.
+    connected: bool,
+}
+
+impl Attached {
+    fn is_pending(&self) -> bool {
+        !self.connected && doorbell::is_ringing(&self.event)
+    }
 }
 
 #[derive(Debug)]
@@ -73,7 +96,7 @@ impl Msix {
     /// A table of `count` vectors, at most [`MAX_VECTORS`], all of them masked.
     pub fn new(vectors: Arc<dyn MsiVectors>, count: u16) -> Self {
         let count = count.min(MAX_VECTORS);
-        let entry = |_| Entry { message: MsiMessage::default(), masked: true, routed: None };
+        let entry = |_| Entry { message: MsiMessage::default(), masked: true, routed: None, events: Vec::new() };
         Self {
             vectors,
             enabled: AtomicBool::new(false),
@@ -130,6 +153,47 @@ impl Msix {
         }
     }
 
+    /// Has `event`, which is new or has been attached before, raise a vector as [`Self::trigger`] does, without us. `key` is
+    /// whose it is. `false`: there is no such vector, or the host has no such way.
+    pub fn attach(&self, index: u16, key: u16, event: &EventFd) -> bool {
+        let mut table = self.lock();
+        let on = table.on();
+        let Some(entry) = table.entries.get_mut(usize::from(index)) else { return false };
+        let Ok(event) = event.try_clone() else { return false };
+        let open = on && !entry.masked && entry.routed == Some(entry.message);
+        // Also where the vector is masked: to see that there is such a way. What holds something has had it before.
+        if open || !doorbell::is_ringing(&event) {
+            if self.vectors.connect(index, &event).is_err() {
+                return false;
+            }
+            if open {
+                let _ = doorbell::take(&event);
+            } else {
+                self.vectors.disconnect(index, &event);
+            }
+        }
+        entry.events.push(Attached { key, event, connected: open });
+        true
+    }
+
+    /// Takes back what [`Self::attach`] did. What is pending stays so.
+    pub fn detach(&self, index: u16, key: u16) {
+        let mut table = self.lock();
+        let Some(entry) = table.entries.get_mut(usize::from(index)) else { return };
+        let mut is_pending = false;
+        for attached in entry.events.extract_if(.., |attached| attached.key == key) {
+            if attached.connected {
+                self.vectors.disconnect(index, &attached.event);
+            } else {
+                is_pending |= doorbell::take(&attached.event).unwrap_or_default();
+            }
+        }
+        drop(table);
+        if is_pending {
+            self.trigger(index);
+        }
+    }
+
     /// Forgets what is pending: the device was reset, and has nothing to say of what was before.
     pub fn forget_pending(&self) {
         for gate in &self.gates {
@@ -143,7 +207,7 @@ impl Msix {
         let table = self.lock();
         read_dwords(offset, data, |offset| {
             let index = usize::try_from(offset / ENTRY_SIZE).unwrap_or(usize::MAX);
-            let Entry { message, masked, routed: _ } = table.entries.get(index)?;
+            let Entry { message, masked, routed: _, events: _ } = table.entries.get(index)?;
             let [a0, a1, a2, a3, a4, a5, a6, a7] = message.address.to_le_bytes();
             Some(match offset % ENTRY_SIZE {
                 0 => u32::from_le_bytes([a0, a1, a2, a3]),
@@ -179,11 +243,14 @@ impl Msix {
 
     /// Reads the pending bits; the guest can't write them.
     pub fn read_pba(&self, offset: u64, data: &mut [u8]) {
+        let table = self.lock();
         read_dwords(offset, data, |offset| {
             let first = usize::try_from(offset.checked_mul(8)?).ok()?;
             let mut bits = 0;
-            for (bit, gate) in (0..32).zip(self.gates.iter().skip(first)) {
-                bits |= u32::from(gate.load(Ordering::Acquire) & PENDING != 0) << bit;
+            for (bit, (gate, entry)) in (0..32).zip(self.gates.iter().zip(&table.entries).skip(first)) {
+                let is_pending =
+                    gate.load(Ordering::Acquire) & PENDING != 0 || entry.events.iter().any(Attached::is_pending);
+                bits |= u32::from(is_pending) << bit;
             }
             Some(bits)
         });
@@ -221,11 +288,38 @@ impl Msix {
                 }
             }
         }
+        for attached in &mut entry.events {
+            self.listen(index, attached, open);
+        }
         if !open {
             // What was triggered just before may still be on its way, as a message on a bus may.
             gate.fetch_and(!OPEN, Ordering::AcqRel);
         } else if gate.swap(OPEN, Ordering::AcqRel) & PENDING != 0 {
             self.vectors.trigger(index);
+        }
+    }
+
+    /// Has the host listen to an event, or not.
+    fn listen(&self, index: u16, attached: &mut Attached, open: bool) {
+        if attached.connected == open {
+            return;
+        }
+        if !open {
+            self.vectors.disconnect(index, &attached.event);
+            attached.connected = false;
+            return;
+        }
+        match self.vectors.connect(index, &attached.event) {
+            Ok(()) => {
+                attached.connected = true;
+                // What it holds has raised the vector, and isn't to do so again.
+                let _ = doorbell::take(&attached.event);
+            }
+            Err(error) => {
+                if let Some(times) = self.refused.hit() {
+                    tracing::warn!(times, "MSI-X vector {index} is silent, an event of it was refused: {error}");
+                }
+            }
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicU64;
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::*;
 use crate::pci::mock::MockVectors;
 
@@ -259,4 +261,89 @@ fn every_trigger_among_masks_that_flip_fires_just_once() {
         triggered
     });
     assert_eq!((fired.0.load(Ordering::Acquire), pending(&msix)), (triggered, 0));
+}
+
+/// A vector that is routed and may fire, and an event that raises it.
+fn attached() -> (Msix, Arc<MockVectors>, EventFd) {
+    let (msix, vectors) = msix(2);
+    vectors.listens.store(true, Ordering::Relaxed);
+    set_message(&msix, 1, MESSAGE);
+    set_mask(&msix, 1, false);
+    msix.set_control(ON);
+    let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    assert!(msix.attach(1, 7, &event));
+    (msix, vectors, event)
+}
+
+#[test]
+fn an_event_raises_its_vector_and_keeps_what_is_pending_while_that_is_masked() {
+    let closed_and_opened: [(&str, Step, Step); 4] = [
+        ("bus master", |msix| msix.set_bus_master(false), |msix| msix.set_bus_master(true)),
+        ("vector mask", |msix| set_mask(msix, 1, true), |msix| set_mask(msix, 1, false)),
+        ("function mask", |msix| msix.set_control(ON_BUT_MASKED), |msix| msix.set_control(ON)),
+        ("disabled", |msix| msix.set_control(0), |msix| msix.set_control(ON)),
+    ];
+    for (what, close, open) in closed_and_opened {
+        let (msix, vectors, event) = attached();
+        for _ in 0..3 {
+            event.write(1).unwrap();
+            assert_eq!((vectors.pump(), vectors.take(1), pending(&msix)), (1, 1, 0), "{what}");
+            close(&msix);
+            event.write(1).unwrap();
+            event.write(1).unwrap();
+            // The host doesn't listen.
+            assert_eq!((vectors.pump(), vectors.take(1), pending(&msix)), (0, 0, 2), "{what}");
+            open(&msix);
+            assert_eq!((vectors.take(1), pending(&msix)), (1, 0), "{what}");
+            close(&msix);
+            open(&msix);
+            assert_eq!((vectors.pump(), vectors.take(1)), (1, 0), "{what}");
+            // We may raise it as well, and once is once.
+            close(&msix);
+            msix.trigger(1);
+            assert_eq!(pending(&msix), 2, "{what}");
+            open(&msix);
+            assert_eq!(vectors.take(1), 1, "{what}");
+        }
+        msix.detach(1, 7);
+        event.write(1).unwrap();
+        assert_eq!((vectors.pump(), vectors.take(1), pending(&msix)), (0, 0, 0), "{what}");
+    }
+}
+
+#[test]
+fn what_is_pending_in_an_event_outlives_it() {
+    let (msix, vectors, event) = attached();
+    set_mask(&msix, 1, true);
+    event.write(1).unwrap();
+    msix.detach(1, 7);
+    assert_eq!(pending(&msix), 2);
+    set_mask(&msix, 1, false);
+    assert_eq!((vectors.take(1), pending(&msix)), (1, 0));
+    // One that is attached while its vector is masked waits.
+    set_mask(&msix, 1, true);
+    assert!(msix.attach(1, 7, &event));
+    assert_eq!((vectors.pump(), vectors.take(1)), (0, 0));
+    event.write(1).unwrap();
+    set_mask(&msix, 1, false);
+    assert_eq!((vectors.take(1), vectors.pump()), (1, 1));
+}
+
+#[test]
+fn an_event_of_no_vector_or_on_a_host_without_a_way_is_not_attached() {
+    let (msix, vectors, event) = attached();
+    assert!(!msix.attach(2, 0, &event) && !msix.attach(0xffff, 0, &event));
+    msix.detach(2, 0);
+    vectors.refuse.store(true, Ordering::Relaxed);
+    assert!(!msix.attach(1, 8, &event));
+    assert_eq!(vectors.pump(), 1);
+    // A host that doesn't take one back later leaves the vector silent, and keeps what is pending.
+    set_mask(&msix, 1, true);
+    set_mask(&msix, 1, false);
+    event.write(1).unwrap();
+    assert_eq!((vectors.pump(), vectors.take(1), pending(&msix)), (0, 0, 2));
+    vectors.refuse.store(false, Ordering::Relaxed);
+    set_mask(&msix, 1, true);
+    set_mask(&msix, 1, false);
+    assert_eq!((vectors.take(1), pending(&msix)), (1, 0));
 }

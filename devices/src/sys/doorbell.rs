@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::poll::{self, Watch};
+
 /// Sleeps until the doorbell has been rung or `timeout` is over, and makes it silent again.
 pub(crate) fn wait(doorbell: &EventFd, timeout: Option<Duration>) -> io::Result<()> {
     if let Some(timeout) = timeout {
@@ -28,9 +30,44 @@ pub(crate) fn wait(doorbell: &EventFd, timeout: Option<Duration>) -> io::Result<
     }
 }
 
+/// Makes an eventfd silent without ever waiting, whatever its flags are: those are everybody's who has it. `false`: it was silent.
+pub(crate) fn take(event: &EventFd) -> io::Result<bool> {
+    let mut count = 0u64;
+    let part = libc::iovec { iov_base: (&raw mut count).cast(), iov_len: size_of::<u64>() };
+    // SAFETY: one part, which names a number on this stack of the length that it says; both live until the call is over. An
+    // eventfd has no offset, which -1 says.
+    let read = unsafe { libc::preadv2(event.as_raw_fd(), &raw const part, 1, -1, libc::RWF_NOWAIT) };
+    if read >= 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
+        _ => Err(error),
+    }
+}
+
+/// Whether somebody has written to an eventfd and nobody has taken that.
+pub(crate) fn is_ringing(event: &EventFd) -> bool {
+    let mut watches = [Watch::new(event, true, false)];
+    poll::wait(&mut watches, Some(Duration::ZERO)).is_ok() && watches.iter().any(Watch::is_readable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_is_silent_and_taking_never_waits() {
+        for flags in [0, libc::EFD_NONBLOCK] {
+            let event = EventFd::new(flags | libc::EFD_CLOEXEC).unwrap();
+            assert!(!take(&event).unwrap());
+            event.write(3).unwrap();
+            assert!(is_ringing(&event));
+            assert_eq!([take(&event).unwrap(), take(&event).unwrap()], [true, false]);
+            assert!(!is_ringing(&event));
+        }
+    }
 
     #[test]
     fn a_ring_ends_the_wait_and_is_taken_once() {

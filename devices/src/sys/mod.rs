@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The one place where this crate goes around the compiler: system calls on guest memory, disks, taps and sockets.
+//! The one place where this crate goes around the compiler: system calls on guest memory, disks, taps, sockets and
+//! vhost.
 //!
 //! What a guest controls of it are the ranges of its own RAM, checked before they come here, and where in its own image
 //! they go. Pointers into guest memory are given to the kernel and nowhere else; none is ever made a reference. The guest
@@ -19,3 +20,4 @@ pub(crate) mod poll;
 pub(crate) mod ring;
 pub(crate) mod tap;
 pub(crate) mod transfer;
+pub(crate) mod vhost;

@@ -23,6 +23,12 @@ pub trait VirtioDevice: Debug + Send {
     /// The features that the device itself offers; the transport adds those of ring and transport.
     fn features(&self) -> u64;
 
+    /// Of the features of the ring, which the transport adds, those that whoever works off this device's rings doesn't know. What
+    /// makes it a modern device can't be among them.
+    fn missing_features(&self) -> u64 {
+        0
+    }
+
     /// The largest size of each queue, in descriptors: powers of two.
     fn queue_sizes(&self) -> &[u16];
 

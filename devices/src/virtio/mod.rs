@@ -13,6 +13,7 @@ pub mod notifier;
 pub mod queue;
 mod split;
 pub mod transport;
+pub(crate) mod vhost;
 
 pub use device::{QueueResources, StartError, VirtioDevice};
 pub use notifier::{DeviceInterrupt, Notifier};

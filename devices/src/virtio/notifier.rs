@@ -6,12 +6,24 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use vmm_sys_util::eventfd::EventFd;
+
 /// The transport's way to interrupt the driver: one line with a status register on MMIO, a vector a queue on PCI.
 pub trait DeviceInterrupt: Debug + Send + Sync {
     /// Buffers of queue `index` were used.
     fn queue(&self, index: u16);
     /// The configuration, or the device status, has changed.
     fn config(&self);
+    /// Has each write to `event` do from now on what [`Self::queue`] does, with nobody's help. `false`: there is no way for
+    /// that, and somebody has to listen to it.
+    fn connect(&self, index: u16, event: &EventFd) -> bool {
+        let _ = (index, event);
+        false
+    }
+    /// Takes back what [`Self::connect`] did.
+    fn disconnect(&self, index: u16) {
+        let _ = index;
+    }
 }
 
 /// Shared by a transport and the workers of its device.
@@ -31,6 +43,17 @@ impl Notifier {
     /// Buffers of queue `index` were used.
     pub fn used(&self, index: u16) {
         self.interrupt.queue(index);
+    }
+
+    /// Has each write to `event` say from now on that buffers of queue `index` were used, without us. `false`: somebody has to
+    /// listen to it.
+    pub(crate) fn connect(&self, index: u16, event: &EventFd) -> bool {
+        self.interrupt.connect(index, event)
+    }
+
+    /// Takes back what [`Self::connect`] did.
+    pub(crate) fn disconnect(&self, index: u16) {
+        self.interrupt.disconnect(index);
     }
 
     /// The device's configuration space is about to change: whoever reads parts of it from now on has to read them again.

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::chain::{Chain, ChainError};
 use super::features;
-use super::split::SplitRing;
+use super::split::{HostAddresses, SplitRing};
 use crate::GuestRam;
 
 /// What the driver has set up, as the transport's registers hold it: not yet looked at.
@@ -280,6 +280,53 @@ impl Queue {
         self.ring.disable_doorbell()
     }
 
+    /// Where its parts are in this process, and stay while it lives: for somebody who works it off in our place.
+    pub(crate) fn host_addresses(&self) -> HostAddresses {
+        self.ring.host_addresses()
+    }
+
+    /// Takes nothing more, and gives the index at which somebody else goes on. Chains in flight are as if they had not been
+    /// taken, where they are the last ones that were; else they go back empty, and the driver is to be told (`true`).
+    pub(crate) fn hand_over(&mut self) -> Result<(u16, bool), QueueError> {
+        let state = self.state();
+        let taken =
+            (0..state.in_flight.len()).zip(0u16..).map(|(_, at)| self.ring.head_at(state.next_used.wrapping_add(at)));
+        let mut taken = taken.collect::<Result<Vec<_>, _>>()?;
+        taken.sort_unstable();
+        let is_exact = taken == state.in_flight;
+        if is_exact {
+            self.go_on_at(state.next_used);
+        } else {
+            for head in state.in_flight {
+                self.stage(head, 0)?;
+            }
+            self.go_on_at(state.next_avail);
+        }
+        // Who goes on reads it there, and finds a driver that rings.
+        self.publish()?;
+        self.enable_doorbell()?;
+        Ok((self.ring.next_avail(), !is_exact))
+    }
+
+    /// Goes on where somebody else has stopped, who has nothing in flight.
+    pub(crate) fn go_on_at(&mut self, index: u16) {
+        self.again.clear();
+        self.in_flight.clear();
+        self.ring.go_on_at(index);
+        self.seen = index;
+    }
+
+    /// The used index as it is in the ring: where somebody has stopped who can't be asked any more. The driver can write it as
+    /// well, and has nothing of that but its own chains.
+    pub(crate) fn written_used_index(&self) -> Result<u16, QueueError> {
+        self.ring.written_used_index()
+    }
+
+    /// The available index as it is in the ring.
+    pub(crate) fn written_avail_index(&self) -> Result<u16, QueueError> {
+        self.ring.avail_index()
+    }
+
     /// Where the queue stands.
     pub fn state(&self) -> QueueState {
         let in_flight = (0..self.ring.size()).filter(|head| self.in_flight.contains(*head)).collect();
@@ -314,6 +361,10 @@ impl InFlight {
             }
         }
         Ok(this)
+    }
+
+    fn clear(&mut self) {
+        self.words.fill(0);
     }
 
     fn word(&mut self, head: u16) -> Option<(&mut u64, u64)> {

@@ -267,3 +267,50 @@ fn chains_that_belong_together_are_seen_together() {
     assert_eq!([driver.take_used(), driver.take_used(), driver.take_used()], [Some((2, 30)), Some((0, 10)), None]);
     assert_eq!(queue.state(), QueueState { next_avail: 3, next_used: 2, in_flight: vec![1] });
 }
+
+#[test]
+fn whoever_goes_on_with_a_queue_finds_what_was_not_completed() {
+    let mut driver = MockDriver::new(&ram(RAM), 0x1000, 8);
+    let mut queue = start(&driver, 0);
+    let mut chain = Chain::with_capacity(8);
+    let mut take = |driver: &mut MockDriver, queue: &mut Queue| {
+        let head = driver.submit(&[readable(0x4000, 1)]);
+        assert_eq!(queue.take(&mut chain).unwrap().unwrap(), (head, Ok(())));
+        head
+    };
+    let first = take(&mut driver, &mut queue);
+    let [second, third] = [(); 2].map(|()| take(&mut driver, &mut queue));
+    queue.complete(first, 0).unwrap();
+    // As if neither had been taken.
+    assert_eq!(queue.hand_over(), Ok((1, false)));
+    assert_eq!(queue.state(), QueueState { next_avail: 1, next_used: 1, in_flight: vec![] });
+    assert_eq!([(); 2].map(|()| queue.take(&mut Chain::default()).unwrap().unwrap().0), [second, third]);
+    // The second one can't be, as the third one was completed before it.
+    queue.complete(third, 5).unwrap();
+    assert_eq!(queue.hand_over(), Ok((3, true)));
+    assert_eq!(
+        [(); 4].map(|()| driver.take_used()),
+        [Some((first.into(), 0)), Some((third.into(), 5)), Some((second.into(), 0)), None]
+    );
+    // Somebody has done two more.
+    for _ in 0..3 {
+        driver.submit(&[readable(0x4000, 1)]);
+    }
+    queue.go_on_at(5);
+    assert_eq!(queue.state(), QueueState { next_avail: 5, next_used: 5, in_flight: vec![] });
+    assert_eq!(queue.available(), Ok(1));
+    queue.go_on_at(60);
+    assert_eq!(queue.available(), Err(QueueError::AvailIndexJumped { index: 6, next: 60, size: 8 }));
+}
+
+#[test]
+fn the_parts_of_a_ring_are_where_the_guest_has_put_them() {
+    use vm_memory::GuestMemoryBackend;
+
+    let mem = GuestRam::from_ranges(&[(GuestAddress(0), 0x1000), (GuestAddress(0x8000), 0x4000)]).unwrap();
+    let driver = MockDriver::new(&mem, 0x9000, 8);
+    let addresses = start(&driver, 0).host_addresses();
+    let at = |address| mem.get_host_address(GuestAddress(address)).unwrap() as u64;
+    let QueueConfig { descriptor_table, avail_ring, used_ring, .. } = driver.config;
+    assert_eq!([addresses.table, addresses.avail, addresses.used], [descriptor_table, avail_ring, used_ring].map(at));
+}

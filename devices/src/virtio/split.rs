@@ -87,6 +87,11 @@ impl Part {
         Some(Self { mapping, start, len })
     }
 
+    /// Where it is in this process.
+    fn host_address(&self) -> u64 {
+        self.mapping.as_ptr().wrapping_add(self.start).expose_provenance() as u64
+    }
+
     fn slice(&self, offset: usize, len: usize) -> Result<VolatileSlice<'_>, QueueError> {
         let end = offset.checked_add(len).filter(|end| *end <= self.len);
         let slice = end.and_then(|_| self.mapping.get_slice(self.start.checked_add(offset)?, len).ok());
@@ -108,6 +113,14 @@ const INDEX: usize = 2;
 const ENTRIES: usize = 4;
 /// In the avail ring: the driver wants no interrupt. In the used ring: the device wants no doorbell.
 const NO_NOTIFICATION: u16 = 1;
+
+/// Where the parts of a ring are in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostAddresses {
+    pub(crate) table: u64,
+    pub(crate) avail: u64,
+    pub(crate) used: u64,
+}
 
 /// A split ring with its place in RAM, and how far both sides have come.
 #[derive(Debug)]
@@ -178,9 +191,29 @@ impl SplitRing {
         self.avail.load(INDEX, Ordering::Acquire)
     }
 
+    pub(super) fn host_addresses(&self) -> HostAddresses {
+        let [table, avail, used] = [&self.table, &self.avail, &self.used].map(Part::host_address);
+        HostAddresses { table, avail, used }
+    }
+
     /// The head that is next in the avail ring.
     pub(super) fn next_head(&self) -> Result<u16, QueueError> {
-        self.avail.load(self.entry(self.next_avail, 2), Ordering::Relaxed)
+        self.head_at(self.next_avail)
+    }
+
+    /// The head in the avail ring at an index.
+    pub(super) fn head_at(&self, index: u16) -> Result<u16, QueueError> {
+        self.avail.load(self.entry(index, 2), Ordering::Relaxed)
+    }
+
+    /// Goes on at this index, with nothing in flight.
+    pub(super) fn go_on_at(&mut self, index: u16) {
+        (self.next_avail, self.next_used, self.announced) = (index, index, index);
+    }
+
+    /// The used index as it is in the ring, where the driver can write it as well.
+    pub(super) fn written_used_index(&self) -> Result<u16, QueueError> {
+        self.used.load(INDEX, Ordering::Acquire)
     }
 
     /// The head that is next has been taken.

@@ -1,13 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How much RAM there is.
+//! How much RAM there is, and what it is made of.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::key_values::{Grammar, KeyValues};
 use super::{ConfigError, MIN_MEMORY};
+
+/// The RAM of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+#[non_exhaustive]
+pub struct Memory {
+    /// How much there is.
+    pub size: MemorySize,
+    /// Whether it is a file in memory, which another process can be given: a vhost-user backend reads and writes it then.
+    pub shared: bool,
+}
+
+/// All keys, as the messages name them.
+const KEYS: [&str; 1] = ["shared"];
+const GRAMMAR: Grammar = Grammar { with_burst: &[], repeated: &[], lists: &[] };
+
+impl Memory {
+    fn keys(size: MemorySize, text: &str) -> Result<Self, String> {
+        let mut values = KeyValues::parse(text, &GRAMMAR)?;
+        let memory = Self { size, shared: values.take_switch("shared")?.unwrap_or_default() };
+        values.finish(&KEYS)?;
+        Ok(memory)
+    }
+}
+
+impl From<MemorySize> for Memory {
+    fn from(size: MemorySize) -> Self {
+        Self { size, shared: false }
+    }
+}
+
+/// `SIZE[,key=value]…`
+impl FromStr for Memory {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let (size, keys) = text.split_once(',').unwrap_or((text, ""));
+        let problem = |problem| ConfigError::Memory { text: text.to_owned(), problem };
+        Self::keys(size.parse()?, keys).map_err(problem)
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size, shared } = self;
+        write!(f, "{size}{}", if *shared { ",shared=on" } else { "" })
+    }
+}
+
+impl TryFrom<String> for Memory {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        text.parse()
+    }
+}
+
+impl From<Memory> for String {
+    fn from(memory: Memory) -> Self {
+        memory.to_string()
+    }
+}
 
 /// An amount of RAM in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +187,32 @@ mod tests {
         assert_eq!("0".parse::<MemorySize>(), Err(ConfigError::MemoryTooSmall(0)));
         assert_eq!("31M".parse::<MemorySize>(), Err(ConfigError::MemoryTooSmall(31 << 20)));
         assert_eq!("32769K".parse::<MemorySize>(), Err(ConfigError::MemoryNotPages(32769 << 10)));
+    }
+
+    #[test]
+    fn keys_follow_the_size() {
+        let memory = |text: &str| text.parse::<Memory>().map_err(|error| error.to_string());
+        let size = MemorySize::mib(512).unwrap();
+        for (text, shared) in [("512", false), ("512M,", false), ("512M,shared=off", false), ("512M,shared=on", true)] {
+            assert_eq!(memory(text), Ok(Memory { size, shared }), "{text}");
+        }
+        for memory in ["512M", "4G,shared=on"] {
+            assert_eq!(memory.parse::<Memory>().unwrap().to_string(), memory);
+        }
+        for (text, says) in [
+            ("512M,shared=maybe", "'512M,shared=maybe' is no memory: shared=maybe: give on or off"),
+            ("512M,shared", "'512M,shared' is no memory: 'shared' is not KEY=VALUE"),
+            ("512M,shared=on,shared=on", "'512M,shared=on,shared=on' is no memory: shared is given twice"),
+            ("512M,hugepages=on", "'512M,hugepages=on' is no memory: there is no key 'hugepages': there are shared"),
+            (
+                "shared=on",
+                "'shared=on' is not an amount of memory: give a number of MiB, or one with K, M, G or T behind it, such \
+                 as 512M",
+            ),
+            ("16M,shared=on", "16M of memory are too little: a machine has at least 32M"),
+        ] {
+            assert_eq!(memory(text), Err(says.to_owned()), "{text}");
+        }
     }
 
     #[test]

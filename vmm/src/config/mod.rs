@@ -25,7 +25,7 @@ use thiserror::Error;
 
 pub use disk::{Disk, DiskCache, DiskEngine, DiskFormat, OnError};
 pub use forward::{Forward, Protocol};
-pub use memory::MemorySize;
+pub use memory::{Memory, MemorySize};
 pub use net::{Net, NetBackend, UserNet, default_mac};
 pub use rate::RateLimit;
 pub use serial::SerialConfig;
@@ -72,9 +72,9 @@ pub struct Config {
     /// How many vCPUs there are.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
-    /// How much RAM there is.
+    /// How much RAM there is, and what it is made of.
     #[serde(default)]
-    pub memory: MemorySize,
+    pub memory: Memory,
     /// Where the serial port goes.
     #[serde(default)]
     pub serial: SerialConfig,
@@ -115,7 +115,7 @@ impl Config {
             disks: Vec::new(),
             nets: Vec::new(),
             cpus: default_cpus(),
-            memory: MemorySize::default(),
+            memory: Memory::default(),
             serial: SerialConfig::default(),
             transport: None,
         }
@@ -168,6 +168,14 @@ pub enum ConfigError {
     /// Not whole pages.
     #[error("{0} bytes of memory are not whole pages of 4 KiB")]
     MemoryNotPages(u64),
+    /// Not memory.
+    #[error("'{text}' is no memory: {problem}")]
+    Memory {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
     /// Not a disk.
     #[error("'{text}' is no disk: {problem}")]
     Disk {
@@ -216,6 +224,7 @@ mod tests {
         config.disks.push(Disk { readonly: true, ..Disk::new("d") });
         config.nets.push("user,hostfwd=tcp:8080-:80".parse().unwrap());
         config.serial = SerialConfig::File("log".into());
+        config.memory = "1G,shared=on".parse().unwrap();
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);
         assert_eq!(serde_json::from_str::<Config>(r#"{"kernel":"vmlinux"}"#).unwrap(), Config::new("vmlinux"));

@@ -53,6 +53,10 @@ pub struct Net {
     /// The addresses that the guest may send from, if it isn't free to choose.
     #[serde(default)]
     pub ip: Vec<IpAddr>,
+    /// Whether the kernel's vhost-net moves the frames of a tap, or of the taps behind descriptors. Rate limits and `antispoof`
+    /// can't be had with it.
+    #[serde(default)]
+    pub vhost: bool,
     /// How the guest finds it; the VM's way when nothing is said.
     #[serde(default)]
     pub transport: Option<Transport>,
@@ -71,6 +75,9 @@ pub enum NetBackend {
     Passt(PathBuf),
     /// A passt of its own.
     User(UserNet),
+    /// The socket of a vhost-user-net backend that runs. It takes shared memory ([`Memory::shared`](super::Memory::shared)), and
+    /// rate limits and `antispoof` can't be had with it.
+    VhostUser(PathBuf),
 }
 
 /// How a guest is on the network by a passt of its own.
@@ -94,13 +101,14 @@ const fn default_queue_size() -> u16 {
 }
 
 /// All keys, as the messages name them.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "hostfwd",
     "dns",
     "loopback",
     "tap",
     "fd",
     "passt",
+    "vhost-user",
     "mac",
     "mtu",
     "queues",
@@ -111,6 +119,7 @@ const KEYS: [&str; 17] = [
     "ops-tx",
     "antispoof",
     "ip",
+    "vhost",
     "transport",
 ];
 
@@ -120,7 +129,7 @@ const GRAMMAR: Grammar = Grammar {
     lists: &["fd"],
 };
 
-const BACKENDS: &str = "tap=NAME, fd=N, passt=SOCKET or user";
+const BACKENDS: &str = "tap=NAME, fd=N, passt=SOCKET, vhost-user=SOCKET or user";
 
 /// Bytes of an interface's name, the last of which is 0 (Linux `include/uapi/linux/if.h`, `IFNAMSIZ`).
 const NAME_SIZE: usize = 16;
@@ -140,6 +149,7 @@ impl Net {
             ops_tx: None,
             antispoof: false,
             ip: Vec::new(),
+            vhost: false,
             transport: None,
         }
     }
@@ -172,6 +182,7 @@ impl Net {
             ops_tx: rate::take(&mut values, "ops-tx")?,
             antispoof: values.take_switch("antispoof")?.unwrap_or(plain.antispoof),
             ip: addresses(&values.take_all("ip"), "ip")?,
+            vhost: values.take_switch("vhost")?.unwrap_or_default(),
             transport: values.take_one_of("transport", &transport::NAMES, transport::CHOICE)?,
             backend: plain.backend,
         };
@@ -196,15 +207,43 @@ impl Net {
         if !self.ip.is_empty() && !self.antispoof {
             return Err("ip: says what antispoof=on allows the guest to send from: add that".to_owned());
         }
+        self.check_vhost()?;
         match &self.backend {
             NetBackend::Tap(name) => check_name(name),
             NetBackend::Fd(fds) => check_fds(fds, pairs),
             NetBackend::Passt(_) | NetBackend::User(_) if pairs > 1 => {
                 Err(format!("queues={pairs}: passt carries one queue pair: leave queues away, or use a tap"))
             }
-            NetBackend::Passt(_) => Ok(()),
+            NetBackend::Passt(_) | NetBackend::VhostUser(_) => Ok(()),
             NetBackend::User(user) => user.check(),
         }
+    }
+
+    fn check_vhost(&self) -> Result<(), String> {
+        let who = match &self.backend {
+            NetBackend::VhostUser(_) => "vhost-user nobody would see to it, as the backend moves the frames",
+            _ if self.vhost => "vhost=on nobody would see to it, as the kernel moves the frames",
+            _ => return Ok(()),
+        };
+        if self.vhost && !matches!(self.backend, NetBackend::Tap(_) | NetBackend::Fd(_)) {
+            return Err("vhost=on: the kernel moves a tap's frames: give tap= or fd=, or leave vhost away".to_owned());
+        }
+        match self.looked_at() {
+            Some(key) => Err(format!("{key}: with {who}: give one of the two")),
+            None => Ok(()),
+        }
+    }
+
+    /// A key by which somebody has to look at each frame, if there is one.
+    fn looked_at(&self) -> Option<&'static str> {
+        let keys = [
+            ("bw-rx", self.bw_rx.is_some()),
+            ("bw-tx", self.bw_tx.is_some()),
+            ("ops-rx", self.ops_rx.is_some()),
+            ("ops-tx", self.ops_tx.is_some()),
+            ("antispoof", self.antispoof),
+        ];
+        keys.into_iter().find_map(|(key, is_there)| is_there.then_some(key))
     }
 }
 
@@ -228,23 +267,24 @@ fn take_backend(values: &mut KeyValues<'_>, user: bool) -> Result<NetBackend, St
     if values.take("user").is_some() {
         return Err("user has no value: let it be the first word, as in user,mtu=1400".to_owned());
     }
-    let (tap, fd, passt) = (values.take("tap"), values.take("fd"), values.take("passt"));
+    let [tap, fd, passt, vhost_user] = ["tap", "fd", "passt", "vhost-user"].map(|key| values.take(key));
     let given = [("hostfwd", !hostfwd.is_empty()), ("dns", !dns.is_empty()), ("loopback", loopback.is_some())];
     for (key, is_given) in given {
         if is_given && !user {
             return Err(format!("{key}: belongs to a passt of the card's own: write it as user,{key}=…"));
         }
     }
-    match (user, tap, fd, passt) {
-        (true, None, None, None) => Ok(NetBackend::User(UserNet {
+    match (user, tap, fd, passt, vhost_user) {
+        (true, None, None, None, None) => Ok(NetBackend::User(UserNet {
             hostfwd: hostfwd.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             dns: addresses(&dns, "dns")?,
             loopback: loopback.unwrap_or(false),
         })),
-        (false, Some(name), None, None) => Ok(NetBackend::Tap(name.to_owned())),
-        (false, None, Some(list), None) => descriptors(list).map(NetBackend::Fd),
-        (false, None, None, Some(path)) => Ok(NetBackend::Passt(path.into())),
-        (false, None, None, None) => Err(format!("it isn't connected to anything: give {BACKENDS}")),
+        (false, Some(name), None, None, None) => Ok(NetBackend::Tap(name.to_owned())),
+        (false, None, Some(list), None, None) => descriptors(list).map(NetBackend::Fd),
+        (false, None, None, Some(path), None) => Ok(NetBackend::Passt(path.into())),
+        (false, None, None, None, Some(path)) => Ok(NetBackend::VhostUser(path.into())),
+        (false, None, None, None, None) => Err(format!("it isn't connected to anything: give {BACKENDS}")),
         _ => Err(format!("it can be connected to one thing only: give one of {BACKENDS}")),
     }
 }

@@ -22,6 +22,7 @@ fn cards_are_read_as_people_write_them() {
     assert_eq!(backend("fd=[3,4],mtu=1400"), NetBackend::Fd(vec![3, 4]));
     assert_eq!(backend("mtu=1400,fd=[7]"), NetBackend::Fd(vec![7]));
     assert_eq!(backend("passt=/run/passt.sock"), NetBackend::Passt("/run/passt.sock".into()));
+    assert_eq!(backend("vhost-user=/run/net.sock,queues=2"), NetBackend::VhostUser("/run/net.sock".into()));
     assert_eq!(backend("user"), NetBackend::User(UserNet::default()));
     let forwards = "user,hostfwd=tcp:127.0.0.1:8080-:80,mtu=1400,hostfwd=udp:[::1]:53-:53,dns=192.0.2.1,dns=2001:db8::1,loopback=on";
     let user = UserNet {
@@ -53,6 +54,7 @@ fn every_key_is_understood() {
         ..Net::new(NetBackend::Tap("tap0".into()))
     };
     assert_eq!(net, expected);
+    assert!("fd=[3,4],vhost=on".parse::<Net>().unwrap().vhost && !"tap=a,vhost=off".parse::<Net>().unwrap().vhost);
     assert_eq!((net.pairs(), "fd=[3,4,5]".parse::<Net>().unwrap().pairs()), (2, 3));
 }
 
@@ -62,6 +64,8 @@ fn a_card_survives_json() {
         "tap=tap0,mac=52:54:00:12:34:56,queues=2,ip=192.0.2.7,antispoof=on",
         "fd=[3,4]",
         "passt=s",
+        "vhost-user=s,queues=4",
+        "tap=tap0,vhost=on",
         "user,hostfwd=tcp:[::1]:80-:80,dns=192.0.2.1",
     ] {
         let net: Net = text.parse().unwrap();
@@ -83,19 +87,53 @@ fn a_card_survives_json() {
 #[test]
 fn what_is_wrong_with_a_card_is_named_with_its_cure() {
     for (text, said) in [
-        ("", "it isn't connected to anything: give tap=NAME, fd=N, passt=SOCKET or user"),
-        ("mtu=1400", "it isn't connected to anything: give tap=NAME, fd=N, passt=SOCKET or user"),
+        ("", "it isn't connected to anything: give tap=NAME, fd=N, passt=SOCKET, vhost-user=SOCKET or user"),
+        ("mtu=1400", "it isn't connected to anything: give tap=NAME, fd=N, passt=SOCKET, vhost-user=SOCKET or user"),
         ("tap0", "'tap0' is not KEY=VALUE"),
         ("users", "'users' is not KEY=VALUE"),
         ("tap=", "tap has no value"),
         ("tap=a,tap=b", "tap is given twice"),
         ("tap=a,user=b", "user has no value: let it be the first word, as in user,mtu=1400"),
-        ("tap=a,fd=3", "it can be connected to one thing only: give one of tap=NAME, fd=N, passt=SOCKET or user"),
-        ("user,passt=s", "it can be connected to one thing only: give one of tap=NAME, fd=N, passt=SOCKET or user"),
         (
-            "tap=a,vhost=on",
-            "there is no key 'vhost': there are hostfwd, dns, loopback, tap, fd, passt, mac, mtu, queues, queue-size, bw-rx, \
-             bw-tx, ops-rx, ops-tx, antispoof, ip, transport",
+            "tap=a,fd=3",
+            "it can be connected to one thing only: give one of tap=NAME, fd=N, passt=SOCKET, vhost-user=SOCKET or user",
+        ),
+        (
+            "user,passt=s",
+            "it can be connected to one thing only: give one of tap=NAME, fd=N, passt=SOCKET, vhost-user=SOCKET or user",
+        ),
+        (
+            "tap=a,speed=1",
+            "there is no key 'speed': there are hostfwd, dns, loopback, tap, fd, passt, vhost-user, mac, mtu, queues, queue-size, \
+             bw-rx, bw-tx, ops-rx, ops-tx, antispoof, ip, vhost, transport",
+        ),
+        (
+            "vhost-user=s,passt=s",
+            "it can be connected to one thing only: give one of tap=NAME, fd=N, passt=SOCKET, vhost-user=SOCKET or user",
+        ),
+        ("vhost-user=s,vhost=on", "vhost=on: the kernel moves a tap's frames: give tap= or fd=, or leave vhost away"),
+        (
+            "vhost-user=s,ops-rx=5",
+            "ops-rx: with vhost-user nobody would see to it, as the backend moves the frames: give one of the two",
+        ),
+        (
+            "vhost-user=s,antispoof=on",
+            "antispoof: with vhost-user nobody would see to it, as the backend moves the frames: give one of the two",
+        ),
+        ("tap=a,vhost=maybe", "vhost=maybe: give on or off"),
+        ("passt=s,vhost=on", "vhost=on: the kernel moves a tap's frames: give tap= or fd=, or leave vhost away"),
+        ("user,vhost=on", "vhost=on: the kernel moves a tap's frames: give tap= or fd=, or leave vhost away"),
+        (
+            "tap=a,vhost=on,bw-rx=1M",
+            "bw-rx: with vhost=on nobody would see to it, as the kernel moves the frames: give one of the two",
+        ),
+        (
+            "fd=3,vhost=on,ops-tx=5",
+            "ops-tx: with vhost=on nobody would see to it, as the kernel moves the frames: give one of the two",
+        ),
+        (
+            "tap=a,vhost=on,antispoof=on",
+            "antispoof: with vhost=on nobody would see to it, as the kernel moves the frames: give one of the two",
         ),
         (
             "tap=a-name-of-16-byte",

@@ -9,6 +9,7 @@ pub(crate) mod passt;
 mod ports;
 mod sys;
 mod tap;
+mod vhost;
 
 use std::fmt::Display;
 
@@ -33,6 +34,11 @@ pub(crate) fn inherit(config: &Config) -> Result<Vec<Option<Vec<Backend>>>, Buil
     for net in &config.nets {
         net.check().map_err(|text| problem(net, text))?;
     }
+    let unshared = |net: &&Net| matches!(net.backend, NetBackend::VhostUser(_)) && !config.memory.shared;
+    if let Some(net) = config.nets.iter().find(unshared) {
+        let size = config.memory.size;
+        return Err(problem(net, format!("has to be given the guest's memory: add '--memory {size},shared=on'")));
+    }
     check_sharing(&config.nets)?;
     let inherited = config.nets.iter().map(|net| match &net.backend {
         NetBackend::Fd(fds) => inherited::open(fds).map(Some).map_err(|text| problem(net, text)),
@@ -46,9 +52,10 @@ pub(crate) fn open(config: &Config, inherited: Vec<Option<Vec<Backend>>>) -> Res
     let mut opened = Opened::default();
     for (net, inherited) in config.nets.iter().zip(inherited) {
         let cant = |text| problem(net, text);
-        opened.backends.push(match (&net.backend, inherited) {
+        let backends = match (&net.backend, inherited) {
             (_, Some(backends)) => backends,
             (NetBackend::Tap(name), None) => tap::open(name, net.pairs(), net.mtu).map_err(cant)?,
+            (NetBackend::VhostUser(path), None) => vec![vhost::connect(path, net.pairs()).map_err(cant)?],
             (NetBackend::Passt(path), None) => vec![passt::connect(path).map_err(cant)?],
             (NetBackend::User(user), None) => {
                 let (passt, backend) = Passt::start(user, net.mtu).map_err(cant)?;
@@ -56,14 +63,15 @@ pub(crate) fn open(config: &Config, inherited: Vec<Option<Vec<Backend>>>) -> Res
                 vec![backend]
             }
             (NetBackend::Fd(_), None) => Vec::new(),
-        });
+        };
+        opened.backends.push(if net.vhost { vhost::offload(backends).map_err(cant)? } else { backends });
     }
     Ok(opened)
 }
 
 /// The MTU of the interface that taps are of, in bytes, if it can be had.
 pub(crate) fn interface_mtu(backends: &[Backend]) -> Option<u16> {
-    let Some(Backend::Tap { file, .. }) = backends.first() else { return None };
+    let Some(Backend::Tap { file, .. } | Backend::VhostTap { file, .. }) = backends.first() else { return None };
     u16::try_from(sys::tap_mtu(file).ok()?).ok().filter(|mtu| *mtu >= MIN_MTU)
 }
 
@@ -72,7 +80,9 @@ fn check_sharing(nets: &[Net]) -> Result<(), BuildError> {
     for (at, net) in nets.iter().enumerate() {
         let before = || nets.iter().take(at).map(|net| &net.backend);
         let taken = match &net.backend {
-            NetBackend::Tap(_) | NetBackend::Passt(_) => before().any(|other| *other == net.backend),
+            NetBackend::Tap(_) | NetBackend::Passt(_) | NetBackend::VhostUser(_) => {
+                before().any(|other| *other == net.backend)
+            }
             NetBackend::Fd(fds) => {
                 before().any(|other| matches!(other, NetBackend::Fd(other) if other.iter().any(|fd| fds.contains(fd))))
             }
@@ -96,6 +106,7 @@ pub(crate) fn problem(net: &Net, problem: impl Display) -> BuildError {
         NetBackend::Tap(name) => format!("tap {name}"),
         NetBackend::Fd(fds) => format!("fd {}", fds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         NetBackend::Passt(path) => format!("passt {}", path.display()),
+        NetBackend::VhostUser(path) => format!("vhost-user {}", path.display()),
         NetBackend::User(_) => "user".to_owned(),
     };
     BuildError::Net { what, problem: problem.to_string() }
@@ -106,12 +117,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_backend_of_vhost_user_takes_shared_memory() {
+        let nets = vec!["vhost-user=absent".parse().unwrap()];
+        let mut config = Config { nets, memory: "1G".parse().unwrap(), ..Config::new("k") };
+        let error = inherit(&config).unwrap_err().to_string();
+        let cure = "has to be given the guest's memory: add '--memory 1G,shared=on'";
+        assert_eq!(error, format!("net vhost-user absent: {cure}"));
+        config.memory.shared = true;
+        let error = open(&config, inherit(&config).unwrap()).unwrap_err().to_string();
+        assert_eq!(error, "net vhost-user absent: there is no such socket: start a vhost-user-net backend there first");
+    }
+
+    #[test]
     fn what_two_cards_would_have_is_refused() {
-        let config =
-            |nets: &[&str]| Config { nets: nets.iter().map(|net| net.parse().unwrap()).collect(), ..Config::new("k") };
+        let config = |nets: &[&str]| Config {
+            nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
+            memory: "1G,shared=on".parse().unwrap(),
+            ..Config::new("k")
+        };
         for (nets, what) in [
             (["tap=a", "tap=a,mtu=1400"], "tap a"),
             (["passt=s", "passt=s"], "passt s"),
+            (["vhost-user=s", "vhost-user=s"], "vhost-user s"),
             (["fd=[30,31]", "fd=[32,31]"], "fd 32, 31"),
             (["user,hostfwd=udp:80-:80", "user,hostfwd=udp:127.0.0.1:80-:81"], "user"),
         ] {

@@ -22,3 +22,4 @@ mod serial;
 mod skip;
 #[path = "../../../devices/tests/sound/mod.rs"]
 mod sound;
+mod vhost;

@@ -24,7 +24,7 @@ fn rounds() -> usize {
 }
 
 /// Lines of a script that send and receive by an address, while a disk is under load.
-fn transfers(address: &str, disk: &str) -> String {
+pub(crate) fn transfers(address: &str, disk: &str) -> String {
     let rounds = rounds();
     format!(
         "blockload {disk} 100000 1 randwrite:4096:4 > /dev/null & load=$!\n\
@@ -34,7 +34,7 @@ fn transfers(address: &str, disk: &str) -> String {
     )
 }
 
-fn assert_transfers(output: &str, times: usize) {
+pub(crate) fn assert_transfers(output: &str, times: usize) {
     for direction in ["send", "receive"] {
         let seen = output.matches(&format!("netload: end {direction} bytes={BYTES} ")).count();
         assert_eq!(seen, times * rounds(), "{direction}: {output}");
@@ -176,7 +176,7 @@ fn the_link_goes_down_with_a_passt_of_another_ones_and_up_with_the_next() {
 
 /// A script that sets a card up, says what it is, and uses it. The host has the first address of each network, and the guest the
 /// second.
-fn use_card(card: u32, disk: &str) -> String {
+pub(crate) fn use_card(card: u32, disk: &str) -> String {
     format!(
         "for i in /sys/class/net/eth*; do grep -q 52:54:00:00:00:0{card} $i/address && eth=${{i##*/}}; done\n\
          ip link set $eth up; ip address add 198.51.100.{}/28 dev $eth\n\
@@ -192,13 +192,13 @@ fn use_card(card: u32, disk: &str) -> String {
     )
 }
 
-fn give_addresses(interface: &str, card: u32) {
+pub(crate) fn give_addresses(interface: &str, card: u32) {
     ip(&format!("link set {interface} up"));
     ip(&format!("address replace 198.51.100.{}/28 dev {interface}", card * 16 + 1));
     ip(&format!("address replace 2001:db8:{card}::1/64 dev {interface} nodad"));
 }
 
-fn mac(card: u32) -> String {
+pub(crate) fn mac(card: u32) -> String {
     format!("mac=52:54:00:00:00:0{card}")
 }
 

@@ -74,7 +74,7 @@ impl Rig {
     pub(crate) fn new(program: fn() -> &'static [u8]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::new(dir.path().join("kernel"));
-        config.memory = MemorySize::mib(32).unwrap();
+        config.memory = MemorySize::mib(32).unwrap().into();
         Self { program: program(), config, input: Vec::new(), unread: false, react: None, _dir: dir }
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::{Counters, QueueCounters};
+use super::lent::Abilities;
 use super::mac::MacAddress;
 use super::offloads;
 use super::options::NetOptions;
@@ -28,6 +29,8 @@ pub(super) struct Card {
     pub(super) pairs: u16,
     /// The offloads that the host can do.
     pub(super) host_offloads: u64,
+    /// What whoever works off the rings can do, if that isn't us.
+    pub(super) vhost: Option<Abilities>,
     /// Where it is told which of them are to be done.
     tap: Option<Arc<File>>,
     link: Mutex<Link>,
@@ -76,12 +79,14 @@ impl Card {
         pairs: u16,
         tap: Option<Arc<File>>,
         host_offloads: u64,
+        vhost: Option<Abilities>,
     ) -> io::Result<Self> {
         let queues = usize::from(pairs).saturating_mul(2).saturating_add(1);
         Ok(Self {
             name,
             pairs,
             host_offloads,
+            vhost,
             tap,
             link: Mutex::new(Link { wanted: true, gone: vec![false; usize::from(pairs)] }),
             link_up: AtomicBool::new(true),

@@ -15,7 +15,7 @@ use super::ring::{Next, Ring};
 use super::spec;
 use crate::token_bucket::{Rate, TokenBucket};
 use crate::virtio::chain::ChainError;
-use crate::virtio::queue::{QueueError, QueueState};
+use crate::virtio::queue::QueueError;
 use vm_memory::Bytes;
 
 /// The most addresses in either list of MAC_TABLE_SET.
@@ -156,7 +156,7 @@ impl Control {
         (0..count).try_for_each(|_| self.data::<6>().map(|_| ()))
     }
 
-    pub(super) fn stop(self) -> QueueState {
-        self.ring.into_state()
+    pub(super) fn stop(self) -> Ring {
+        self.ring
     }
 }

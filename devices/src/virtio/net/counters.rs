@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! What each queue has done, and what it has dropped, and why. Counters don't wrap: they stay at the top.
+//!
+//! Frames that vhost moves are not seen here, and so not counted: then a queue counts what it drops while its link is down.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a queue has done so far.
+/// What a queue has done so far. Where vhost moves the frames, those that have passed aren't among it: the interface counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueCounters {

@@ -50,7 +50,10 @@ impl Net {
     /// When the backends or the options are none of a card.
     pub fn new(name: impl Into<String>, backends: Vec<Backend>, options: NetOptions) -> Result<Self, NetError> {
         let NetOptions { queue_size, mtu, .. } = options;
-        let count = backends.len();
+        let count = match backends.as_slice() {
+            [Backend::VhostUser { pairs, .. }] => usize::from(*pairs),
+            _ => backends.len(),
+        };
         let pairs = u16::try_from(count).ok().filter(|pairs| (1..=MAX_QUEUE_PAIRS).contains(pairs));
         let pairs = pairs.ok_or(NetError::BadQueuePairs(count))?;
         if !queue_size.is_power_of_two() || !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&queue_size) {
@@ -59,8 +62,17 @@ impl Net {
         if let Some(mtu) = mtu.filter(|mtu| *mtu < MIN_MTU) {
             return Err(NetError::BadMtu(mtu));
         }
-        let Opened { ports, tap, host_offloads } = Opened::new(backends)?;
-        let card = Card::new(name.into(), options, pairs, tap, host_offloads);
+        let Opened { ports, tap, host_offloads, vhost } = Opened::new(backends)?;
+        if vhost.is_some() {
+            let wanted = [
+                (options.rx_limiters.is_empty() && options.tx_limiters.is_empty(), "a rate limit"),
+                (options.antispoof.is_none(), "antispoof"),
+            ];
+            if let Some((_, what)) = wanted.iter().find(|(is_absent, _)| !is_absent) {
+                return Err(NetError::NotEnforced(what));
+            }
+        }
+        let card = Card::new(name.into(), options, pairs, tap, host_offloads, vhost);
         let card = card.map_err(|source| NetError::SetUp { what: "eventfds", source })?;
         let queues = usize::from(pairs).saturating_mul(2).saturating_add(1);
         let slot = |port| Slot { port: Arc::new(Mutex::new(port)), worker: None };
@@ -123,16 +135,21 @@ impl VirtioDevice for Net {
     fn features(&self) -> u64 {
         let when = |condition: bool, feature: u64| if condition { feature } else { 0 };
         let offloads = self.card.host_offloads;
+        let changes_offloads = self.card.vhost.is_none_or(|vhost| vhost.changes_offloads);
         spec::F_MAC
             | spec::F_STATUS
-            | spec::F_MRG_RXBUF
+            | self.card.vhost.map_or(spec::F_MRG_RXBUF, |vhost| vhost.features)
             | spec::F_CTRL_VQ
             | spec::F_CTRL_RX
             | spec::F_CTRL_MAC_ADDR
             | offloads
-            | when(offloads & spec::GUEST_OFFLOADS != 0, spec::F_CTRL_GUEST_OFFLOADS)
+            | when(offloads & spec::GUEST_OFFLOADS != 0 && changes_offloads, spec::F_CTRL_GUEST_OFFLOADS)
             | when(self.card.options.mtu.is_some(), spec::F_MTU)
             | when(self.card.pairs > 1, spec::F_MQ)
+    }
+
+    fn missing_features(&self) -> u64 {
+        self.card.vhost.map_or(0, |vhost| vhost.missing)
     }
 
     fn queue_sizes(&self) -> &[u16] {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Backend, MacAddress, Net, NetControl, NetOptions, QueueCounters, spec};
@@ -19,6 +19,7 @@ use crate::GuestRam;
 use crate::bus;
 use crate::interrupt::MsiMessage;
 use crate::pci::mock::{MockMachine, MockVectors};
+use crate::sys::doorbell;
 use crate::virtio::mock::{Buffer, MockDriver, readable, writable};
 use crate::virtio::queue::QueueState;
 use crate::virtio::transport::mmio::{MmioTransport, QUEUE_NOTIFY};
@@ -28,6 +29,8 @@ use crate::virtio::transport::{self};
 use crate::virtio::{VirtioDevice, features};
 
 /// RAM has a hole between 1 MiB and 2 MiB.
+const RAM: [(GuestAddress, usize); 2] = [(GuestAddress(0), 1 << 20), (GuestAddress(2 << 20), 2 << 20)];
+/// Where it is.
 pub(super) const HOLE: u64 = 1 << 20;
 pub(super) const RAM_END: u64 = 4 << 20;
 pub(super) const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
@@ -258,8 +261,50 @@ impl Seat {
     pub(super) fn wait_interrupt(&self) {
         match &self.way {
             Way::Mmio { line, .. } => line.read().unwrap(),
+            Way::Pci { vectors, .. } if vectors.listens.load(Ordering::Relaxed) => {
+                // This is the kernel.
+                while !doorbell::take(&vectors.any).unwrap() {
+                    vectors.pump();
+                    thread::yield_now();
+                }
+                0
+            }
             Way::Pci { vectors, .. } => vectors.any.read().unwrap(),
         };
+    }
+
+    /// Waits until the kernel listens to so many events by itself.
+    pub(super) fn connected(&self, events: usize) {
+        let Way::Pci { vectors, .. } = &self.way else { unreachable!() };
+        while vectors.pump() != events {
+            thread::yield_now();
+        }
+    }
+
+    fn pci(&self) -> (&MockMachine, &MockFunction) {
+        match (&*self.host, &self.way) {
+            (Host::Pci(machine), Way::Pci { function, .. }) => (machine, function),
+            _ => unreachable!(),
+        }
+    }
+
+    /// Gives a queue another vector.
+    pub(super) fn set_vector(&self, queue: u32, vector: u16) {
+        let (machine, function) = self.pci();
+        self.write(0x30, queue);
+        function.set(machine, 0x1a, &vector.to_le_bytes());
+    }
+
+    /// Masks a vector, or unmasks it.
+    pub(super) fn mask(&self, vector: u64, masked: bool) {
+        let (machine, function) = self.pci();
+        machine.write(function.table + 16 * vector + 12, &u32::from(masked).to_le_bytes());
+    }
+
+    /// The pending bits.
+    pub(super) fn pending(&self) -> u64 {
+        let (machine, function) = self.pci();
+        machine.number::<8>(function.pba)
     }
 
     fn transport(&self) -> &dyn transport::Transport {
@@ -492,15 +537,36 @@ impl Machine {
     }
 
     /// A machine whose cards have these backends.
-    pub(super) fn on(
+    pub(super) fn on(bus: Bus, options: NetOptions, pairs: Vec<(Peer, Backend)>, neighbour: (Peer, Backend)) -> Self {
+        let (peers, backends) = pairs.into_iter().unzip();
+        let mem = GuestRam::from_ranges(&RAM).unwrap();
+        Self::in_ram(mem, bus, options, (peers, backends), neighbour)
+    }
+
+    /// The same, where the card's backend has all of its queue pairs, and the RAM is a file.
+    pub(super) fn with_user(bus: Bus, peers: Vec<Peer>, backend: Backend) -> Self {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(RAM_END).unwrap();
+        let region = |(address, size): (GuestAddress, usize)| {
+            let part = FileOffset::new(file.try_clone().unwrap(), address.0);
+            GuestRegionMmap::new(MmapRegion::from_file(part, size).unwrap(), address).unwrap()
+        };
+        let mem = GuestRam::from_regions(RAM.map(region).into()).unwrap();
+        let machine = Self::in_ram(mem, bus, self::options(), (peers, vec![backend]), Peer::pair(Kind::Tap));
+        if let Way::Pci { vectors, .. } = &machine.card.way {
+            vectors.listens.store(true, Ordering::Relaxed);
+        }
+        machine
+    }
+
+    fn in_ram(
+        mem: GuestRam,
         bus: Bus,
         options: NetOptions,
-        pairs: Vec<(Peer, Backend)>,
+        (peers, backends): (Vec<Peer>, Vec<Backend>),
         (peer, backend): (Peer, Backend),
     ) -> Self {
-        let (peers, backends) = pairs.into_iter().unzip();
         let cards = [(options, peers, backends), (self::options(), vec![peer], vec![backend])];
-        let mem = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20), (GuestAddress(2 << 20), 2 << 20)]).unwrap();
         let mut host = match bus {
             Bus::Mmio => Host::Mmio(bus::Bus::new()),
             Bus::Pci => Host::Pci(MockMachine::new()),

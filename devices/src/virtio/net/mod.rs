@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! virtio-net (virtio 1.3 §5.1) on a tap or on the stream of passt.
+//! virtio-net (virtio 1.3 §5.1) on a tap, by ourselves or by the kernel's vhost, on the stream of passt, or on a
+//! backend of vhost-user.
 //!
 //! The guest controls each frame, the virtio header in front of it, which buffers there are for frames to it, and the
 //! commands of the control queue. It can send frames of its own, as its owner's `antispoof` allows, get those that the
@@ -17,6 +18,7 @@ mod device;
 mod header;
 #[cfg(test)]
 mod hostile_tests;
+mod lent;
 mod mac;
 #[cfg(test)]
 mod machine;
@@ -31,6 +33,9 @@ mod spec;
 mod stream;
 mod tap;
 mod transmit;
+mod user;
+#[cfg(test)]
+mod user_tests;
 mod worker;
 
 pub use card::NetControl;

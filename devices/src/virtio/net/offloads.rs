@@ -19,7 +19,6 @@ const UFO: u64 = spec::F_HOST_UFO | spec::F_GUEST_UFO;
 const USO: u64 = spec::F_HOST_USO | spec::F_GUEST_USO4 | spec::F_GUEST_USO6;
 
 /// All that there can be.
-#[cfg(test)]
 pub(super) const ALL: u64 = BASIC | UFO | USO;
 
 /// What a host can do that takes what `takes` says.

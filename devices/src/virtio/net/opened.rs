@@ -7,12 +7,14 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use super::lent::{Abilities, KernelNet, Vhost};
 use super::offloads;
 use super::options::{Backend, NetError, Reconnect};
 use super::port::{Kind, Port};
 use super::spec;
 use super::stream::Stream;
 use super::tap::Tap;
+use super::user::{UserNet, Watcher};
 use crate::sys::tap;
 
 /// Backends that are ready.
@@ -24,6 +26,8 @@ pub(super) struct Opened {
     pub(super) tap: Option<Arc<File>>,
     /// The offloads that they can do.
     pub(super) host_offloads: u64,
+    /// What whoever works off the rings can do, if that isn't us.
+    pub(super) vhost: Option<Abilities>,
 }
 
 /// A tap that was looked at.
@@ -32,6 +36,7 @@ struct Queue {
     vnet_header: bool,
     /// The interface; `None`: a socket that plays one.
     interface: Option<String>,
+    vhost: Option<File>,
 }
 
 impl Opened {
@@ -42,20 +47,34 @@ impl Opened {
             let queue = match backend {
                 Backend::Stream { socket, reconnect } if count == 1 => return Self::stream(socket, reconnect),
                 Backend::Stream { .. } => return Err(NetError::StreamPairs(count)),
+                Backend::VhostUser { socket, reconnect, pairs } if count == 1 => {
+                    return Self::user(socket, reconnect, pairs).map_err(NetError::VhostUser);
+                }
+                Backend::VhostUser { .. } => return Err(NetError::MixedPairs),
                 Backend::Tap { file, vnet_header } => {
                     let interface = Some(check(&file, vnet_header, count > 1)?);
-                    Queue { file: Arc::new(file), vnet_header, interface }
+                    Queue { file: Arc::new(file), vnet_header, interface, vhost: None }
+                }
+                Backend::VhostTap { file, vnet_header, vhost } => {
+                    let interface = Some(check(&file, vnet_header, count > 1)?);
+                    Queue { file: Arc::new(file), vnet_header, interface, vhost: Some(vhost) }
                 }
                 #[cfg(any(test, feature = "mock-driver"))]
                 Backend::Datagram { socket, vnet_header } => {
                     let file = Arc::new(File::from(std::os::fd::OwnedFd::from(socket)));
-                    Queue { file, vnet_header, interface: None }
+                    Queue { file, vnet_header, interface: None, vhost: None }
                 }
             };
             if let Some(first) = queues.first() {
                 match (&first.interface, &queue.interface) {
                     (Some(a), Some(b)) if a != b => return Err(NetError::TwoInterfaces(a.clone(), b.clone())),
-                    (a, b) if a != b || first.vnet_header != queue.vnet_header => return Err(NetError::MixedPairs),
+                    (a, b)
+                        if a != b
+                            || first.vnet_header != queue.vnet_header
+                            || first.vhost.is_some() != queue.vhost.is_some() =>
+                    {
+                        return Err(NetError::MixedPairs);
+                    }
                     _ => {}
                 }
             }
@@ -67,12 +86,27 @@ impl Opened {
     fn stream(socket: UnixStream, reconnect: Option<Box<dyn Reconnect>>) -> Result<Self, NetError> {
         set_up("O_NONBLOCK", socket.set_nonblocking(true))?;
         let port = Port::new(Kind::Stream(Stream::new(socket, reconnect)));
-        Ok(Self { ports: vec![port], tap: None, host_offloads: 0 })
+        Ok(Self { ports: vec![port], tap: None, host_offloads: 0, vhost: None })
+    }
+
+    fn user(socket: UnixStream, reconnect: Option<Box<dyn Reconnect>>, pairs: u16) -> io::Result<Self> {
+        let user = Arc::new(UserNet::new(socket, pairs)?);
+        let mut watcher = Some(Watcher::new(user.clone(), reconnect)?);
+        let port = |_| {
+            let mut port = Port::new(Kind::User(watcher.take()));
+            port.vhost = Some(Vhost::User(user.clone()));
+            port
+        };
+        let ports = (0..pairs).map(port).collect();
+        let offered = user.offered();
+        let vhost = Some(Abilities::of_user(offered));
+        Ok(Self { ports, tap: None, host_offloads: offered & offloads::ALL, vhost })
     }
 
     fn taps(queues: Vec<Queue>) -> Result<Self, NetError> {
-        let mut this = Self { ports: Vec::with_capacity(queues.len()), tap: None, host_offloads: 0 };
-        for Queue { file, vnet_header, interface } in queues {
+        let ports = Vec::with_capacity(queues.len());
+        let mut this = Self { ports, tap: None, host_offloads: 0, vhost: None };
+        for Queue { file, vnet_header, interface, vhost } in queues {
             set_up("O_NONBLOCK", tap::set_nonblocking(&file))?;
             let is_kernels = interface.is_some();
             let is_first = this.ports.is_empty();
@@ -89,12 +123,23 @@ impl Opened {
                     this.tap = Some(file.clone());
                 }
             }
+            let vhost = vhost.map(|vhost| {
+                let kernel = KernelNet::new(vhost, file.clone(), vnet_header);
+                kernel.map_err(|source| NetError::SetUp { what: "/dev/vhost-net", source })
+            });
+            let vhost = vhost.transpose()?;
+            if let Some(vhost) = &vhost {
+                let abilities = vhost.abilities().map_err(NetError::VhostLacks)?;
+                this.vhost = Some(this.vhost.map_or(abilities, |all| all.and(abilities)));
+            }
             let mut tap = Tap::new(file, vnet_header, is_kernels);
             // A driver says when it uses more than the first pair.
             if !is_first {
                 set_up("TUNSETQUEUE", tap.set_attached(false))?;
             }
-            this.ports.push(Port::new(Kind::Tap(tap)));
+            let mut port = Port::new(Kind::Tap(tap));
+            port.vhost = vhost.map(Vhost::Kernel);
+            this.ports.push(port);
         }
         Ok(this)
     }

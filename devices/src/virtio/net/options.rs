@@ -35,6 +35,24 @@ pub enum Backend {
         /// It was made with `IFF_VNET_HDR`: only then it can do offloads.
         vnet_header: bool,
     },
+    /// The same, whose frames the kernel moves: between the tap and the guest's rings, without us.
+    VhostTap {
+        /// The open device.
+        file: File,
+        /// It was made with `IFF_VNET_HDR`: only then it can do offloads.
+        vnet_header: bool,
+        /// An open `/dev/vhost-net`, which nobody has used yet.
+        vhost: File,
+    },
+    /// A backend of vhost-user, which has the rings of all pairs. It is one for all of them.
+    VhostUser {
+        /// The socket, connected.
+        socket: UnixStream,
+        /// How to get another one when this one ends. Without it, the link stays down then.
+        reconnect: Option<Box<dyn Reconnect>>,
+        /// Queue pairs.
+        pairs: u16,
+    },
     /// The stream of passt: each frame behind its length of four bytes, big endian. It can do no offloads.
     Stream {
         /// The socket, connected.
@@ -139,6 +157,15 @@ pub enum NetError {
         /// Whether it should be there.
         needed: bool,
     },
+    /// The kernel is too old.
+    #[error("this kernel's vhost-net lacks {0}, which every card needs: leave vhost=on away, or use a newer kernel")]
+    VhostLacks(&'static str),
+    /// The backend of vhost-user can't be used.
+    #[error("the vhost-user backend can't be used: {0}")]
+    VhostUser(#[source] io::Error),
+    /// Nobody would see to it.
+    #[error("{0} can't be had with vhost: whoever moves the frames then doesn't look at that")]
+    NotEnforced(&'static str),
     /// The taps are several interfaces.
     #[error("the queue pairs are of two interfaces, {0} and {1}")]
     TwoInterfaces(String, String),

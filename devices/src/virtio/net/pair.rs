@@ -5,6 +5,8 @@
 //! Queues come and go one by one. A turn serves those of them that have something to do, and sleeps when none has: until a
 //! doorbell rings that somebody listens to, the backend has a frame for which there are buffers, or room for one that
 //! waits, or a time has come. Nothing that stays as it is wakes it again and again.
+//!
+//! Where vhost works off rings, they are lent while frames pass, and then the thread waits for what vhost has to say.
 
 use std::io;
 use std::sync::Arc;
@@ -14,13 +16,19 @@ use std::time::{Duration, Instant};
 
 use super::card::Card;
 use super::control::Control;
+use super::lent::{Lent, NotLent, Vhost};
 use super::port::{Loss, Port};
 use super::receive::Receive;
 use super::ring::{Next, Ring};
 use super::transmit::{Transmit, Turn};
+use crate::sys::doorbell;
 use crate::sys::poll::{self, Watch};
 use crate::virtio::device::QueueResources;
 use crate::virtio::queue::{QueueError, QueueState};
+
+/// How often a thread looks at its rings by itself while whoever has had them is gone: it has still got their doorbells, and may
+/// be the one to hear them.
+const SUSPICION: Duration = Duration::from_millis(100);
 
 /// Which of a pair's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +57,8 @@ struct Served<Q> {
 }
 
 impl<Q> Served<Q> {
-    fn new(queue: Q) -> Self {
-        Self { queue, next: Next::default(), is_due: true, has_failed: false }
+    fn new(queue: Q, has_failed: bool) -> Self {
+        Self { queue, next: Next::default(), is_due: true, has_failed }
     }
 
     fn must_run(&mut self) -> bool {
@@ -107,6 +115,8 @@ pub(super) struct Pair<'a> {
     receive: Option<Served<Receive>>,
     transmit: Option<Served<Transmit>>,
     control: Option<Served<Control>>,
+    /// The receive ring and the transmit ring, if somebody else works them off.
+    lent: [Option<Lent>; 2],
 }
 
 impl<'a> Pair<'a> {
@@ -117,14 +127,30 @@ impl<'a> Pair<'a> {
         commands: Receiver<Command>,
         attention: Arc<AtomicBool>,
     ) -> Self {
-        Self { index, card, port, commands, attention, receive: None, transmit: None, control: None }
+        Self {
+            index,
+            card,
+            port,
+            commands,
+            attention,
+            receive: None,
+            transmit: None,
+            control: None,
+            lent: [None, None],
+        }
     }
 
     /// Runs until nobody can give commands any more.
     pub(super) fn run(&mut self) -> io::Result<()> {
         while self.obey() {
             let now = Instant::now();
+            if !self.passes() {
+                self.take_all_back();
+            }
             self.port.maintain(&self.card, self.index, now);
+            if self.passes() {
+                self.lend_all();
+            }
             let losses = self.turn();
             for loss in losses.into_iter().flatten() {
                 self.port.lose(&loss, &self.card, self.index, now);
@@ -161,19 +187,125 @@ impl<'a> Pair<'a> {
         };
         let ring = Ring::new(index, counters, resources, features, self.card.clone(), self.attention.clone());
         self.port.revive(&self.card, self.index);
+        self.serve(role, ring, false);
+    }
+
+    fn serve(&mut self, role: Role, ring: Ring, has_failed: bool) {
         match role {
-            Role::Receive => self.receive = Some(Served::new(Receive::new(ring, self.index))),
-            Role::Transmit => self.transmit = Some(Served::new(Transmit::new(ring, self.index))),
-            Role::Control => self.control = Some(Served::new(Control::new(ring))),
+            Role::Receive => self.receive = Some(Served::new(Receive::new(ring, self.index), has_failed)),
+            Role::Transmit => self.transmit = Some(Served::new(Transmit::new(ring, self.index), has_failed)),
+            Role::Control => self.control = Some(Served::new(Control::new(ring), has_failed)),
         }
     }
 
+    /// Stops a queue. `None`: there is none, or where it stands is lost.
     fn stop(&mut self, role: Role) -> Option<QueueState> {
-        Some(match role {
-            Role::Receive => self.receive.take()?.queue.stop(self.port),
-            Role::Transmit => self.transmit.take()?.queue.stop(self.port),
-            Role::Control => self.control.take()?.queue.stop(),
-        })
+        let lent = self.slot(role).and_then(Option::take);
+        let ring = match (lent, role) {
+            (Some(lent), _) => self.take_back(lent)?,
+            (None, Role::Receive) => self.receive.take()?.queue.stop(self.port),
+            (None, Role::Transmit) => self.transmit.take()?.queue.stop(self.port),
+            (None, Role::Control) => self.control.take()?.queue.stop(),
+        };
+        Some(ring.into_state())
+    }
+
+    /// Whether frames pass.
+    fn passes(&self) -> bool {
+        self.card.link() && self.card.is_active(self.index)
+    }
+
+    fn slot(&mut self, role: Role) -> Option<&mut Option<Lent>> {
+        let [receive, transmit] = &mut self.lent;
+        match role {
+            Role::Receive => Some(receive),
+            Role::Transmit => Some(transmit),
+            Role::Control => None,
+        }
+    }
+
+    /// Lends the rings that aren't yet, if there is somebody for them.
+    fn lend_all(&mut self) {
+        if self.port.vhost.is_none() {
+            return;
+        }
+        if let Some(served) = self.receive.take_if(|served| !served.has_failed) {
+            let ring = served.queue.stop(self.port);
+            self.lend(Role::Receive, ring);
+        }
+        if let Some(served) = self.transmit.take_if(|served| !served.has_failed) {
+            let ring = served.queue.stop(self.port);
+            self.lend(Role::Transmit, ring);
+        }
+    }
+
+    fn lend(&mut self, role: Role, ring: Ring) {
+        let Some(vhost) = &mut self.port.vhost else { return self.serve(role, ring, false) };
+        match Lent::new(role, ring, vhost) {
+            Ok(lent) => {
+                if let Some(slot) = self.slot(role) {
+                    *slot = Some(lent);
+                }
+            }
+            Err(refused) => {
+                let (ring, error) = *refused;
+                if let (NotLent::Host(_), Some(Vhost::User(user))) = (&error, &self.port.vhost) {
+                    user.lose(&Loss::NotLent(error), &self.card);
+                    return self.serve(role, ring, false);
+                }
+                if let Some(times) = self.card.refusals.hit() {
+                    tracing::warn!(card = self.card.name, queue = ring.index, times, "queue has stopped: {error}");
+                }
+                ring.notifier.set_needs_reset();
+                self.serve(role, ring, true);
+            }
+        }
+    }
+
+    /// Takes a ring back. `None`: where it stands is lost, and so is whoever has worked it off.
+    fn take_back(&mut self, lent: Lent) -> Option<Ring> {
+        let (index, notifier) = (lent.ring().index, lent.ring().notifier.clone());
+        let result = lent.take_back(self.port.vhost.as_mut());
+        result
+            .inspect_err(|error| {
+                if let Some(times) = self.card.refusals.hit() {
+                    tracing::warn!(card = self.card.name, queue = index, times, "vhost doesn't stop: {error}");
+                }
+                // Its end ends whatever it does.
+                self.port.vhost = None;
+                notifier.set_needs_reset();
+            })
+            .ok()
+    }
+
+    fn take_all_back(&mut self) {
+        for role in [Role::Receive, Role::Transmit] {
+            let lent = self.slot(role).and_then(Option::take);
+            if let Some(ring) = lent.and_then(|lent| self.take_back(lent)) {
+                self.serve(role, ring, false);
+            }
+        }
+    }
+
+    /// Passes on what vhost has to say of a ring.
+    fn relay(&mut self, role: Role, call: bool, error: bool) -> io::Result<()> {
+        let Some(slot) = self.slot(role) else { return Ok(()) };
+        let Some(lent) = slot else { return Ok(()) };
+        if lent.relay(call, error)? {
+            return Ok(());
+        }
+        let Some(ring) = slot.take().and_then(|lent| self.take_back(lent)) else { return Ok(()) };
+        if let Some(times) = self.card.lies.hit() {
+            tracing::warn!(
+                card = self.card.name,
+                queue = ring.index,
+                times,
+                "queue lies and has stopped: vhost says so"
+            );
+        }
+        ring.notifier.set_needs_reset();
+        self.serve(role, ring, true);
+        Ok(())
     }
 
     /// Serves the queues that have something to do; gives how the backend ended, if it did.
@@ -201,23 +333,32 @@ impl<'a> Pair<'a> {
         let (receive, transmit, control) = (next_of(&self.receive), next_of(&self.transmit), next_of(&self.control));
         let all = [receive, transmit, control];
         let is_busy = all.iter().any(|next| next.again) || self.attention.load(Ordering::Acquire);
-        let until = all.iter().filter_map(|next| next.until).chain(self.port.due()).min();
+        let is_suspect = self.port.vhost.as_ref().is_some_and(Vhost::is_suspect);
+        let look = is_suspect.then(|| Instant::now().checked_add(SUSPICION)).flatten();
+        let until = all.iter().filter_map(|next| next.until).chain(self.port.due()).chain(look).min();
         let timeout = if is_busy {
             Some(Duration::ZERO)
         } else {
             until.map(|until| until.saturating_duration_since(Instant::now()))
         };
         let (readable, writable) = (receive.readable, transmit.writable);
+        let [lent_receive, lent_transmit] = self.lent.each_ref().map(|lent| Lent::watches(lent.as_ref()));
+        let [[receive_call, receive_error], [transmit_call, transmit_error]] = [lent_receive, lent_transmit];
         let mut watches = [
             Watch::new(wake, true, false),
             doorbell(&self.receive, |queue| &queue.ring),
             doorbell(&self.transmit, |queue| &queue.ring),
             doorbell(&self.control, |queue| &queue.ring),
             self.port.watch(readable, writable),
+            receive_call,
+            receive_error,
+            transmit_call,
+            transmit_error,
         ];
         poll::wait(&mut watches, timeout)?;
-        let [woken, received, sent, controlled, backend] = &watches;
-        let woken = woken.is_readable();
+        let [woken, received, sent, controlled, backend, lent @ ..] = &watches;
+        let [receive_call, receive_error, transmit_call, transmit_error] = lent.each_ref().map(Watch::is_readable);
+        let (woken, again) = (woken.is_readable(), woken.is_readable() || is_suspect);
         let rung = [received, sent, controlled].map(Watch::is_readable);
         let (can_read, can_write, has_ended) = (backend.is_readable(), backend.is_writable(), backend.has_ended());
         if woken {
@@ -228,14 +369,23 @@ impl<'a> Pair<'a> {
         let now = Instant::now();
         let happened = |doorbell| Next { doorbell, readable: can_read, writable: can_write, ..Next::default() };
         let [received, sent, controlled] = rung;
-        wake_up(&mut self.receive, |queue| &queue.ring, happened(received), woken, now)?;
-        wake_up(&mut self.transmit, |queue| &queue.ring, happened(sent), woken, now)?;
-        wake_up(&mut self.control, |queue| &queue.ring, happened(controlled), woken, now)?;
+        wake_up(&mut self.receive, |queue| &queue.ring, happened(received), again, now)?;
+        wake_up(&mut self.transmit, |queue| &queue.ring, happened(sent), again, now)?;
+        wake_up(&mut self.control, |queue| &queue.ring, happened(controlled), again, now)?;
+        self.relay(Role::Receive, receive_call, receive_error)?;
+        self.relay(Role::Transmit, transmit_call, transmit_error)?;
         // What came before the end is read first, by whoever waits for it.
         if has_ended && !(can_read && readable) {
             self.port.lose(&Loss::Closed, &self.card, self.index, now);
         }
         Ok(())
+    }
+}
+
+impl Drop for Pair<'_> {
+    fn drop(&mut self) {
+        // However it ends: nobody else has its rings then.
+        self.take_all_back();
     }
 }
 
@@ -261,7 +411,7 @@ fn wake_up<Q>(
 ) -> io::Result<()> {
     let Some(served) = served else { return Ok(()) };
     if happened.doorbell {
-        ring(&served.queue).doorbell.read()?;
+        doorbell::take(&ring(&served.queue).doorbell)?;
     }
     served.wake(happened, now);
     served.is_due |= woken;

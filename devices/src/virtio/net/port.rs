@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::card::Card;
 use super::counters::Reason;
+use super::lent::{NotLent, Vhost};
 use super::spec;
 use super::stream::Stream;
 use super::tap::Tap;
+use super::user::Watcher;
 use crate::sys::frame::FrameBuffers;
 use crate::sys::poll::Watch;
 
@@ -54,6 +56,8 @@ pub(super) enum Loss {
     Host(io::Error),
     /// A frame was announced that is none.
     BadLength(u32),
+    /// It doesn't take a ring.
+    NotLent(NotLent),
 }
 
 impl fmt::Display for Loss {
@@ -61,6 +65,7 @@ impl fmt::Display for Loss {
         match self {
             Self::Closed => f.write_str("it was closed"),
             Self::Host(error) => write!(f, "{error}"),
+            Self::NotLent(error) => write!(f, "{error}"),
             Self::BadLength(len) => {
                 write!(f, "it announced a frame of {len} bytes: 1 to {} are possible", spec::MAX_FRAME)
             }
@@ -83,12 +88,16 @@ pub(super) struct Outgoing<'a> {
 pub(super) enum Kind {
     Tap(Tap),
     Stream(Stream),
+    /// A backend of vhost-user, to which no frame goes by us; the first pair sees to it.
+    User(Option<Watcher>),
 }
 
 /// A backend, and what is known of it.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) kind: Kind,
+    /// Who moves its frames in our place.
+    pub(super) vhost: Option<Vhost>,
     /// It may have a frame: nothing has said otherwise since.
     pub(super) readable: bool,
     /// It may have room.
@@ -97,7 +106,7 @@ pub(super) struct Port {
 
 impl Port {
     pub(super) fn new(kind: Kind) -> Self {
-        Self { kind, readable: true, writable: true }
+        Self { kind, vhost: None, readable: true, writable: true }
     }
 
     /// Sends a frame, or what is left of it.
@@ -105,6 +114,7 @@ impl Port {
         let sent = match &mut self.kind {
             Kind::Tap(tap) => tap.send(frame),
             Kind::Stream(stream) => stream.send(frame),
+            Kind::User(_) => Sent::Blocked,
         };
         self.writable &= !matches!(sent, Sent::Blocked);
         sent
@@ -113,7 +123,7 @@ impl Port {
     /// Whether some of the frame that is being sent went, and the other side waits for the rest.
     pub(super) fn has_begun(&self) -> bool {
         match &self.kind {
-            Kind::Tap(_) => false,
+            Kind::Tap(_) | Kind::User(_) => false,
             Kind::Stream(stream) => stream.has_begun(),
         }
     }
@@ -121,7 +131,7 @@ impl Port {
     /// Keeps what is left of a frame of which some went: the other side waits for it. `true`: there was something.
     pub(super) fn keep_rest(&mut self, frame: &Outgoing<'_>) -> bool {
         match &mut self.kind {
-            Kind::Tap(_) => false,
+            Kind::Tap(_) | Kind::User(_) => false,
             Kind::Stream(stream) => stream.keep_rest(frame),
         }
     }
@@ -130,6 +140,7 @@ impl Port {
     pub(super) fn expected(&mut self) -> Result<Option<usize>, Received> {
         match &mut self.kind {
             Kind::Tap(_) => Ok(None),
+            Kind::User(_) => Err(Received::Empty),
             Kind::Stream(stream) => {
                 let expected = stream.expected();
                 self.readable &= !matches!(expected, Err(Received::Empty));
@@ -151,6 +162,7 @@ impl Port {
         let received = match &mut self.kind {
             Kind::Tap(tap) => tap.receive(header, buffers, room, rest),
             Kind::Stream(stream) => stream.receive(buffers, room),
+            Kind::User(_) => Received::Empty,
         };
         self.readable &= !matches!(received, Received::Empty);
         received
@@ -161,6 +173,7 @@ impl Port {
         let received = match &mut self.kind {
             Kind::Tap(tap) => tap.discard(reason),
             Kind::Stream(stream) => stream.discard(reason),
+            Kind::User(_) => Received::Empty,
         };
         self.readable &= !matches!(received, Received::Empty);
         received
@@ -178,6 +191,8 @@ impl Port {
         match &mut self.kind {
             Kind::Tap(tap) => tap.lose(),
             Kind::Stream(stream) => stream.lose(now),
+            Kind::User(None) => return,
+            Kind::User(Some(watcher)) => return watcher.lose(loss, card, now),
         }
         if let Some(times) = card.losses.hit() {
             tracing::warn!(card = card.name, pair, times, "the link is down, as its backend is gone: {loss}");
@@ -196,6 +211,8 @@ impl Port {
                     tracing::warn!(card = card.name, pair, times, "the tap's queue can't be switched: {error}");
                 }
             }
+            Kind::User(None) => {}
+            Kind::User(Some(watcher)) => watcher.maintain(card, now),
             Kind::Stream(stream) => {
                 if stream.try_again(now) {
                     if let Some(times) = card.losses.hit() {
@@ -235,8 +252,9 @@ impl Port {
     /// When [`Self::maintain`] has something to do by itself.
     pub(super) fn due(&self) -> Option<Instant> {
         match &self.kind {
-            Kind::Tap(_) => None,
+            Kind::Tap(_) | Kind::User(None) => None,
             Kind::Stream(stream) => stream.due(),
+            Kind::User(Some(watcher)) => watcher.due(),
         }
     }
 
@@ -245,6 +263,8 @@ impl Port {
         match &self.kind {
             Kind::Tap(tap) => tap.watch(readable, writable),
             Kind::Stream(stream) => stream.watch(readable, writable || stream.has_rest()),
+            Kind::User(None) => Watch::nothing(),
+            Kind::User(Some(watcher)) => watcher.watch(),
         }
     }
 }

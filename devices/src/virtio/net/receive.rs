@@ -17,7 +17,7 @@ use super::ring::{self, Next, Ring};
 use super::spec;
 use super::transmit::Turn;
 use crate::sys::frame::FrameBuffers;
-use crate::virtio::queue::{QueueError, QueueState};
+use crate::virtio::queue::QueueError;
 
 /// Bytes of a packet that is no large one, if nobody says otherwise.
 const USUAL_MTU: u16 = 1500;
@@ -289,11 +289,11 @@ impl Receive {
     }
 
     /// Ends. The chains that were taken stay in flight; the rest of a frame that has begun to come is lost.
-    pub(super) fn stop(self, port: &mut Port) -> QueueState {
+    pub(super) fn stop(self, port: &mut Port) -> Ring {
         port.abandon();
         if self.held.is_some() {
             self.ring.drop(Reason::LinkDown);
         }
-        self.ring.into_state()
+        self.ring
     }
 }

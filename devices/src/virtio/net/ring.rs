@@ -126,6 +126,17 @@ impl Ring {
         Ok(Next { again: self.promised, doorbell: true, ..Next::default() })
     }
 
+    /// Takes nothing more, and gives the index at which somebody else goes on.
+    pub(super) fn hand_over(&mut self) -> Result<u16, QueueError> {
+        // Somebody else takes it.
+        self.promised = false;
+        let (base, has_given_back) = self.queue.hand_over()?;
+        if has_given_back {
+            self.notifier.used(self.index);
+        }
+        Ok(base)
+    }
+
     /// Whether the thread should look at something else first.
     pub(super) fn is_interrupted(&self) -> bool {
         self.attention.load(Ordering::Acquire)

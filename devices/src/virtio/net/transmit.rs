@@ -13,7 +13,7 @@ use super::ring::{self, Next, Ring};
 use super::spec;
 use crate::sys::frame::FrameBuffers;
 use crate::virtio::chain::ChainError;
-use crate::virtio::queue::{QueueError, QueueState};
+use crate::virtio::queue::QueueError;
 
 #[derive(Debug)]
 pub(super) struct Transmit {
@@ -152,7 +152,7 @@ impl Transmit {
 
     /// Ends. A frame of which some went is completed: the other side gets the rest from a copy. One of which nothing went
     /// stays in flight.
-    pub(super) fn stop(mut self, port: &mut Port) -> QueueState {
+    pub(super) fn stop(mut self, port: &mut Port) -> Ring {
         if let Some(pending) = &self.pending {
             let prefix = self.prefix.get(..pending.prefix).unwrap_or_default();
             let (head, len, buffers) = (pending.head, pending.len, &mut self.buffers);
@@ -162,6 +162,6 @@ impl Transmit {
                 let _ = self.ring.give_back(head, 0, len).and_then(|()| self.ring.announce());
             }
         }
-        self.ring.into_state()
+        self.ring
     }
 }

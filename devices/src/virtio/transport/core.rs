@@ -130,7 +130,7 @@ impl Core {
 
     /// What the driver may accept.
     pub fn offered_features(&self) -> u64 {
-        self.device.features() | COMMON_FEATURES
+        self.device.features() | COMMON_FEATURES & !self.device.missing_features() | features::VERSION_1
     }
 
     /// What the driver has accepted so far.

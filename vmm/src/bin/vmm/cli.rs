@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use vmm::{ConfigError, Disk, MemorySize, Net, SerialConfig, Transport};
+use vmm::{ConfigError, Disk, Memory, Net, SerialConfig, Transport};
 
 use crate::STATUS_USAGE;
 
@@ -66,11 +66,13 @@ pub(crate) struct DoctorArguments {
                                 fails, or waits (report)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
-Network keys; one of the first four says what the card is connected to:
+Network keys; one of the first five says what the card is connected to:
   tap=NAME                      a tap, opened with the flags that it was made
                                 with; made for the VM if it isn't there
   fd=N or fd=[N,N]              open taps or macvtaps, a queue pair each
   passt=SOCKET                  a passt that runs
+  vhost-user=SOCKET             a vhost-user-net backend that runs: without bw-,
+                                ops- and antispoof. Needs --memory SIZE,shared=on
   user                          a passt of its own: needs no root. The first
                                 word, without a value
   hostfwd=PROTO:[ADDR:]PORT-:PORT
@@ -94,6 +96,8 @@ Network keys; one of the first four says what the card is connected to:
   antispoof=on|off              the guest sends from the card's address only (off)
   ip=ADDR                       with antispoof=on, from this address only; repeat
                                 it for more
+  vhost=on|off                  with tap and fd, the kernel moves the frames:
+                                faster, but without bw-, ops- and antispoof (off)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
 Keys, with --serial stdio while standard input is a terminal:
@@ -155,9 +159,10 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "N", help_heading = "Machine", default_value = "1", value_parser = cpus)]
     pub(crate) cpus: u32,
 
-    /// Memory: a number of MiB, or one with K, M, G or T behind it; at least 32M
-    #[arg(long, value_name = "SIZE", help_heading = "Machine", default_value_t)]
-    pub(crate) memory: MemorySize,
+    /// Memory: a number of MiB, or one with K, M, G or T behind it; at least 32M. ',shared=on' makes it a file in memory,
+    /// which a vhost-user backend can be given
+    #[arg(long, value_name = "SIZE[,shared=on|off]", help_heading = "Machine", default_value_t, value_parser = |text: &str| text.parse::<Memory>().map_err(what_is_wrong))]
+    pub(crate) memory: Memory,
 
     /// How the guest finds its virtio devices: by windows of registers that ACPI names, or on a PCI bus. Without it, mmio,
     /// or pci for all when a device has more than one queue (pair)
@@ -212,7 +217,9 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// The message says which argument it is about, so the error needn't.
 fn what_is_wrong(error: ConfigError) -> String {
     match error {
-        ConfigError::Disk { problem, .. } | ConfigError::Net { problem, .. } => problem,
+        ConfigError::Disk { problem, .. } | ConfigError::Net { problem, .. } | ConfigError::Memory { problem, .. } => {
+            problem
+        }
         other => other.to_string(),
     }
 }

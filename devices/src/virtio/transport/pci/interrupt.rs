@@ -2,9 +2,13 @@
 
 //! Which vector tells the driver of what, and the ISR status (virtio 1.3 §4.1.4.5, §4.1.5.1.2).
 //!
-//! The guest chooses vectors; one that doesn't exist is none. Workers come through here: everything is an atomic.
+//! The guest chooses vectors; one that doesn't exist is none. Workers come through here: everything is an atomic, but where
+//! events are connected and disconnected.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
 
 use super::super::super::notifier::DeviceInterrupt;
 use crate::pci::msix::Msix;
@@ -23,13 +27,16 @@ pub(super) struct Interrupt {
     isr: AtomicU8,
     config: AtomicU16,
     queues: Box<[AtomicU16]>,
+    /// The queues whose events raise their vectors without us.
+    connected: Mutex<Vec<(u16, EventFd)>>,
 }
 
 impl Interrupt {
     /// Interrupts by all vectors of `msix`, of which one is the configuration's.
     pub(super) fn new(msix: Msix) -> Self {
         let queues = (1..msix.count()).map(|_| AtomicU16::new(NO_VECTOR)).collect();
-        Self { msix, isr: AtomicU8::new(0), config: AtomicU16::new(NO_VECTOR), queues }
+        let connected = Mutex::default();
+        Self { msix, isr: AtomicU8::new(0), config: AtomicU16::new(NO_VECTOR), queues, connected }
     }
 
     /// Reads the ISR status, which clears it: the first byte of any read at its place.
@@ -52,15 +59,27 @@ impl Interrupt {
     }
 
     pub(super) fn set_queue_vector(&self, queue: u16, vector: u16) {
-        if let Some(slot) = self.queues.get(usize::from(queue)) {
-            slot.store(self.existing(vector), Ordering::Release);
+        let Some(slot) = self.queues.get(usize::from(queue)) else { return };
+        // Held so that an event which is connected just now goes to one of the two and follows.
+        let connected = self.lock();
+        let new = self.existing(vector);
+        let old = slot.swap(new, Ordering::AcqRel);
+        if let Some((_, event)) = connected.iter().find(|(index, _)| *index == queue) {
+            self.msix.detach(old, queue);
+            // Without a vector it keeps what it is told.
+            self.msix.attach(new, queue, event);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(u16, EventFd)>> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The device was reset. The MSI-X table is PCI's and stays, but there are no notifications of before a reset after it
     /// (§2.4.1).
     pub(super) fn reset(&self) {
-        let Self { msix, isr, config, queues } = self;
+        // All queues have stopped, and with them went their events.
+        let Self { msix, isr, config, queues, connected: _ } = self;
         isr.store(0, Ordering::Release);
         config.store(NO_VECTOR, Ordering::Release);
         queues.iter().for_each(|vector| vector.store(NO_VECTOR, Ordering::Release));
@@ -81,6 +100,24 @@ impl DeviceInterrupt for Interrupt {
             self.isr.fetch_or(ISR_QUEUE, Ordering::AcqRel);
         }
         self.msix.trigger(self.queue_vector(index));
+    }
+
+    fn connect(&self, index: u16, event: &EventFd) -> bool {
+        let mut connected = self.lock();
+        let vector = self.queue_vector(index);
+        // Without MSI-X, the driver looks at the register, which somebody has to set.
+        let Ok(own) = event.try_clone() else { return false };
+        let is_connected = self.msix.enabled() && self.msix.attach(vector, index, event);
+        if is_connected {
+            connected.push((index, own));
+        }
+        is_connected
+    }
+
+    fn disconnect(&self, index: u16) {
+        let mut connected = self.lock();
+        self.msix.detach(self.queue_vector(index), index);
+        connected.retain(|(queue, _)| *queue != index);
     }
 
     fn config(&self) {
