@@ -18,6 +18,7 @@ pub(crate) mod frame;
 pub(crate) mod pipe;
 pub(crate) mod poll;
 pub(crate) mod ring;
+pub(crate) mod scheduling;
 pub(crate) mod tap;
 pub(crate) mod transfer;
 pub(crate) mod vhost;

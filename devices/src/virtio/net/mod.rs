@@ -25,6 +25,7 @@ mod machine;
 mod offloads;
 mod opened;
 mod options;
+mod pace;
 mod pair;
 mod port;
 mod receive;

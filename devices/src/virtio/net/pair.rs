@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 use super::card::Card;
 use super::control::Control;
 use super::lent::{Lent, NotLent, Vhost};
+use super::pace::Pace;
 use super::port::{Loss, Port};
 use super::receive::Receive;
 use super::ring::{Next, Ring};
 use super::transmit::{Transmit, Turn};
-use crate::sys::doorbell;
 use crate::sys::poll::{self, Watch};
+use crate::sys::{doorbell, scheduling};
 use crate::virtio::device::QueueResources;
 use crate::virtio::queue::{QueueError, QueueState};
 
@@ -117,6 +118,7 @@ pub(super) struct Pair<'a> {
     control: Option<Served<Control>>,
     /// The receive ring and the transmit ring, if somebody else works them off.
     lent: [Option<Lent>; 2],
+    pace: Pace,
 }
 
 impl<'a> Pair<'a> {
@@ -137,6 +139,7 @@ impl<'a> Pair<'a> {
             transmit: None,
             control: None,
             lent: [None, None],
+            pace: Pace::default(),
         }
     }
 
@@ -155,6 +158,7 @@ impl<'a> Pair<'a> {
             for loss in losses.into_iter().flatten() {
                 self.port.lose(&loss, &self.card, self.index, now);
             }
+            self.keep_pace();
             self.wait()?;
         }
         Ok(())
@@ -306,6 +310,16 @@ impl<'a> Pair<'a> {
         ring.notifier.set_needs_reset();
         self.serve(role, ring, true);
         Ok(())
+    }
+
+    /// Lets who makes many frames make some more before they are looked at.
+    fn keep_pace(&mut self) {
+        let received = self.receive.as_mut().map(|served| served.queue.ring.take_moved());
+        let sent = self.transmit.as_mut().map(|served| served.queue.ring.take_moved());
+        if let Some(moves_much) = self.pace.note(received.unwrap_or_default(), sent.unwrap_or_default()) {
+            // A host that doesn't let us is as it was.
+            let _ = scheduling::set_patient(moves_much);
+        }
     }
 
     /// Serves the queues that have something to do; gives how the backend ended, if it did.

@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::card::Card;
 use super::counters::Reason;
+use super::pace::Moved;
 use crate::token_bucket::RateLimiter;
 use crate::virtio::announcer::Announcer;
 use crate::virtio::chain::Chain;
@@ -54,6 +55,8 @@ pub(super) struct Ring {
     /// What `enable_doorbell` has said last.
     promised: bool,
     announcer: Announcer,
+    /// What has passed since somebody asked.
+    moved: Moved,
 }
 
 impl Ring {
@@ -79,6 +82,7 @@ impl Ring {
             counters,
             promised: false,
             announcer: Announcer::new(),
+            moved: Moved::default(),
         }
     }
 
@@ -142,7 +146,13 @@ impl Ring {
         self.attention.load(Ordering::Acquire)
     }
 
-    pub(super) fn pass(&self, bytes: usize) {
+    /// What has passed since the last call.
+    pub(super) fn take_moved(&mut self) -> Moved {
+        std::mem::take(&mut self.moved)
+    }
+
+    pub(super) fn pass(&mut self, bytes: usize) {
+        self.moved.add(bytes);
         if let Some(counters) = self.card.counters(self.counters) {
             counters.pass(bytes);
         }
