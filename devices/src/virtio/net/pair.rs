@@ -91,13 +91,13 @@ impl<Q> Served<Q> {
     }
 
     /// Takes in what has happened meanwhile.
-    fn wake(&mut self, happened: Next, now: Instant) {
+    fn wake(&mut self, happened: Next) {
         let Next { again, doorbell, readable, writable, until } = self.next;
         self.is_due |= again
             || doorbell && happened.doorbell
             || readable && happened.readable
             || writable && happened.writable
-            || until.is_some_and(|until| until <= now);
+            || until.is_some_and(|until| until <= Instant::now());
     }
 }
 
@@ -146,17 +146,16 @@ impl<'a> Pair<'a> {
     /// Runs until nobody can give commands any more.
     pub(super) fn run(&mut self) -> io::Result<()> {
         while self.obey() {
-            let now = Instant::now();
             if !self.passes() {
                 self.take_all_back();
             }
-            self.port.maintain(&self.card, self.index, now);
+            self.port.maintain(&self.card, self.index);
             if self.passes() {
                 self.lend_all();
             }
             let losses = self.turn();
             for loss in losses.into_iter().flatten() {
-                self.port.lose(&loss, &self.card, self.index, now);
+                self.port.lose(&loss, &self.card, self.index);
             }
             self.keep_pace();
             self.wait()?;
@@ -380,17 +379,16 @@ impl<'a> Pair<'a> {
         }
         self.port.readable |= can_read;
         self.port.writable |= can_write;
-        let now = Instant::now();
         let happened = |doorbell| Next { doorbell, readable: can_read, writable: can_write, ..Next::default() };
         let [received, sent, controlled] = rung;
-        wake_up(&mut self.receive, |queue| &queue.ring, happened(received), again, now)?;
-        wake_up(&mut self.transmit, |queue| &queue.ring, happened(sent), again, now)?;
-        wake_up(&mut self.control, |queue| &queue.ring, happened(controlled), again, now)?;
+        wake_up(&mut self.receive, |queue| &queue.ring, happened(received), again)?;
+        wake_up(&mut self.transmit, |queue| &queue.ring, happened(sent), again)?;
+        wake_up(&mut self.control, |queue| &queue.ring, happened(controlled), again)?;
         self.relay(Role::Receive, receive_call, receive_error)?;
         self.relay(Role::Transmit, transmit_call, transmit_error)?;
         // What came before the end is read first, by whoever waits for it.
         if has_ended && !(can_read && readable) {
-            self.port.lose(&Loss::Closed, &self.card, self.index, now);
+            self.port.lose(&Loss::Closed, &self.card, self.index);
         }
         Ok(())
     }
@@ -421,13 +419,12 @@ fn wake_up<Q>(
     ring: impl Fn(&Q) -> &Ring,
     happened: Next,
     woken: bool,
-    now: Instant,
 ) -> io::Result<()> {
     let Some(served) = served else { return Ok(()) };
     if happened.doorbell {
         doorbell::take(&ring(&served.queue).doorbell)?;
     }
-    served.wake(happened, now);
+    served.wake(happened);
     served.is_due |= woken;
     Ok(())
 }

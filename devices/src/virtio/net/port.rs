@@ -187,12 +187,12 @@ impl Port {
     }
 
     /// The other side is gone: nothing more is tried with it.
-    pub(super) fn lose(&mut self, loss: &Loss, card: &Card, pair: u16, now: Instant) {
+    pub(super) fn lose(&mut self, loss: &Loss, card: &Card, pair: u16) {
         match &mut self.kind {
             Kind::Tap(tap) => tap.lose(),
-            Kind::Stream(stream) => stream.lose(now),
+            Kind::Stream(stream) => stream.lose(Instant::now()),
             Kind::User(None) => return,
-            Kind::User(Some(watcher)) => return watcher.lose(loss, card, now),
+            Kind::User(Some(watcher)) => return watcher.lose(loss, card, Instant::now()),
         }
         if let Some(times) = card.losses.hit() {
             tracing::warn!(card = card.name, pair, times, "the link is down, as its backend is gone: {loss}");
@@ -202,7 +202,7 @@ impl Port {
 
     /// Does what is to be done with the backend before frames: takes it into use or out of it, tries to get it back if it is
     /// gone, and sends what was kept.
-    pub(super) fn maintain(&mut self, card: &Card, pair: u16, now: Instant) {
+    pub(super) fn maintain(&mut self, card: &Card, pair: u16) {
         match &mut self.kind {
             Kind::Tap(tap) => {
                 if let Err(error) = tap.set_attached(card.is_active(pair))
@@ -212,9 +212,9 @@ impl Port {
                 }
             }
             Kind::User(None) => {}
-            Kind::User(Some(watcher)) => watcher.maintain(card, now),
+            Kind::User(Some(watcher)) => watcher.maintain(card, Instant::now()),
             Kind::Stream(stream) => {
-                if stream.try_again(now) {
+                if stream.try_again(Instant::now()) {
                     if let Some(times) = card.losses.hit() {
                         tracing::info!(card = card.name, pair, times, "the link is up again");
                     }
@@ -223,7 +223,7 @@ impl Port {
                 }
                 if self.writable && stream.has_rest() {
                     match stream.send_rest() {
-                        Sent::Gone(loss) => self.lose(&loss, card, pair, now),
+                        Sent::Gone(loss) => self.lose(&loss, card, pair),
                         sent => self.writable = matches!(sent, Sent::Done),
                     }
                 }
