@@ -121,11 +121,16 @@ pub(crate) fn allocate(memory: Memory, address_bits: u8) -> Result<GuestRam, Bui
 /// A file in memory with so many bytes, as `/proc/PID/maps` shows it by its name. Who is given it can't change its size.
 #[expect(unsafe_code, reason = "a file in memory is made by a system call")]
 fn memory_file(bytes: u64) -> io::Result<Arc<File>> {
-    // SAFETY: takes a name that ends in 0 and numbers, and gives a number.
-    let fd = unsafe { libc::memfd_create(c"guest-ram".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let create = |flags| {
+        // SAFETY: takes a name that ends in 0 and numbers, and gives a number.
+        let fd = unsafe { libc::memfd_create(c"guest-ram".as_ptr(), libc::MFD_CLOEXEC | flags) };
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+    };
+    // A kernel may want to hear that no program is to be run from it (sysctl vm.memfd_noexec); one before 6.3 has no such flag.
+    let fd = create(libc::MFD_NOEXEC_SEAL).or_else(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => create(libc::MFD_ALLOW_SEALING),
+        _ => Err(error),
+    })?;
     // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(bytes)?;

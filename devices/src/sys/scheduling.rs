@@ -4,10 +4,23 @@
 
 use std::io;
 
-/// Whether this thread, when it is woken, lets whoever runs go on until they wait or their time is over (`SCHED_BATCH`, sched(7)).
-/// Where a processor is idle, it makes no difference. Anybody may.
-pub(crate) fn set_patient(patient: bool) -> io::Result<()> {
-    let policy = if patient { libc::SCHED_BATCH } else { libc::SCHED_OTHER };
+/// Has this thread, when it is woken, let whoever runs go on until they wait or their time is over (`SCHED_BATCH`, sched(7)).
+/// Where a processor is idle, it makes no difference. Anybody may. `false`: somebody has chosen for this thread, and it stays so.
+pub(crate) fn become_patient() -> io::Result<bool> {
+    // SAFETY: 0 is the calling thread; gives a number.
+    let policy = unsafe { libc::sched_getscheduler(0) };
+    if policy != libc::SCHED_OTHER {
+        return if policy < 0 { Err(io::Error::last_os_error()) } else { Ok(false) };
+    }
+    set(libc::SCHED_BATCH).map(|()| true)
+}
+
+/// Takes back that [`become_patient`] has done something.
+pub(crate) fn become_impatient() -> io::Result<()> {
+    set(libc::SCHED_OTHER)
+}
+
+fn set(policy: libc::c_int) -> io::Result<()> {
     let parameter = libc::sched_param { sched_priority: 0 };
     // SAFETY: 0 is the calling thread; the structure is read, and lives on this stack.
     let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
@@ -18,19 +31,23 @@ pub(crate) fn set_patient(patient: bool) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn policy() -> libc::c_int {
+        // SAFETY: 0 is the calling thread; gives a number.
+        unsafe { libc::sched_getscheduler(0) }
+    }
+
     #[test]
-    fn a_thread_becomes_patient_and_impatient_again() {
-        std::thread::spawn(|| {
-            // SAFETY: takes a number, and gives one.
-            let policy = || unsafe { libc::sched_getscheduler(0) };
-            for (patient, expected) in
-                [(true, libc::SCHED_BATCH), (true, libc::SCHED_BATCH), (false, libc::SCHED_OTHER)]
-            {
-                set_patient(patient).unwrap();
-                assert_eq!(policy(), expected);
-            }
-        })
-        .join()
-        .unwrap();
+    fn a_thread_becomes_patient_and_impatient_again_unless_somebody_has_chosen_for_it() {
+        let test = || {
+            assert!(become_patient().unwrap());
+            assert_eq!(policy(), libc::SCHED_BATCH);
+            assert!(!become_patient().unwrap(), "it is by now");
+            become_impatient().unwrap();
+            assert_eq!(policy(), libc::SCHED_OTHER);
+            set(libc::SCHED_IDLE).unwrap();
+            assert!(!become_patient().unwrap());
+            assert_eq!(policy(), libc::SCHED_IDLE);
+        };
+        std::thread::spawn(test).join().unwrap();
     }
 }

@@ -11,6 +11,9 @@ use std::net::IpAddr;
 const USUAL: &str = "/etc/resolv.conf";
 const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
+/// As many as a resolver looks at (resolv.conf(5)); passt has room for few more, and doesn't start with too many.
+const MOST: usize = 3;
+
 /// What the guest is to be told of.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NameServers {
@@ -36,6 +39,7 @@ impl NameServers {
         let behind: Vec<_> = servers(&behind_resolved().unwrap_or_default())
             .into_iter()
             .filter(|address| !address.is_loopback())
+            .take(MOST)
             .collect();
         if behind.is_empty() { Self::OutOfReach(first) } else { Self::These(behind) }
     }

@@ -61,12 +61,21 @@ pub(super) fn tap_flags(tap: &impl AsFd) -> io::Result<u16> {
     Ok(request.flags())
 }
 
-/// The MTU of the interface behind an open tap or macvtap, in bytes, if that is in our network namespace.
+/// The MTU of the interface behind an open tap or macvtap, in bytes. An error if that is in another network namespace: there
+/// may be one of its name in ours, which has another address.
 pub(super) fn tap_mtu(tap: &impl AsFd) -> io::Result<i32> {
-    let mut request = request("", 0)?;
-    call(tap, libc::TUNGETIFF, &mut request)?;
-    call(&any_socket()?, libc::SIOCGIFMTU as libc::Ioctl, &mut request)?;
-    Ok(i32::from_ne_bytes(request.value))
+    let mut named = request("", 0)?;
+    call(tap, libc::TUNGETIFF, &mut named)?;
+    let socket = any_socket()?;
+    let request = || Request { name: named.name, value: [0; 4], rest: [0; 20] };
+    let (mut own, mut ours, mut mtu) = (request(), request(), request());
+    call(tap, libc::SIOCGIFHWADDR as libc::Ioctl, &mut own)?;
+    call(&socket, libc::SIOCGIFHWADDR as libc::Ioctl, &mut ours)?;
+    if (own.value, own.rest) != (ours.value, ours.rest) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    call(&socket, libc::SIOCGIFMTU as libc::Ioctl, &mut mtu)?;
+    Ok(i32::from_ne_bytes(mtu.value))
 }
 
 /// Sets an interface's MTU, in bytes.
@@ -111,6 +120,10 @@ pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
     let mut address = libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
     let name = path.as_os_str().as_bytes();
+    if name.is_empty() || name.contains(&0) {
+        // Another socket, of another kind even (unix(7)).
+        return Err(io::ErrorKind::InvalidFilename.into());
+    }
     // The last byte stays 0.
     let room = address.sun_path.get_mut(..107).and_then(|room| room.get_mut(..name.len()));
     for (to, from) in room.ok_or(io::ErrorKind::InvalidFilename)?.iter_mut().zip(name) {
@@ -189,7 +202,9 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
         drop(listener);
         let long = folder.path().join("x".repeat(200));
-        assert_eq!(connect(&long).unwrap_err().kind(), io::ErrorKind::InvalidFilename);
+        for name in [long.as_path(), Path::new(""), Path::new("\0abstract"), Path::new("cut\0off")] {
+            assert_eq!(connect(name).unwrap_err().kind(), io::ErrorKind::InvalidFilename, "{name:?}");
+        }
     }
 
     #[test]

@@ -119,6 +119,8 @@ pub(super) struct Pair<'a> {
     /// The receive ring and the transmit ring, if somebody else works them off.
     lent: [Option<Lent>; 2],
     pace: Pace,
+    /// The thread waits its turn, by our own choice.
+    is_patient: bool,
 }
 
 impl<'a> Pair<'a> {
@@ -140,6 +142,7 @@ impl<'a> Pair<'a> {
             control: None,
             lent: [None, None],
             pace: Pace::default(),
+            is_patient: false,
         }
     }
 
@@ -317,7 +320,11 @@ impl<'a> Pair<'a> {
         let sent = self.transmit.as_mut().map(|served| served.queue.ring.take_moved());
         if let Some(moves_much) = self.pace.note(received.unwrap_or_default(), sent.unwrap_or_default()) {
             // A host that doesn't let us is as it was.
-            let _ = scheduling::set_patient(moves_much);
+            if moves_much {
+                self.is_patient = scheduling::become_patient().unwrap_or(false);
+            } else if std::mem::take(&mut self.is_patient) {
+                let _ = scheduling::become_impatient();
+            }
         }
     }
 

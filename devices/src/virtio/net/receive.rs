@@ -140,7 +140,10 @@ impl Receive {
                 Received::Frame(len) => self.place(len)?,
                 Received::Dropped(reason) => self.drop_frame(reason),
                 Received::Empty => return Ok((WAIT, None)),
-                Received::Gone(loss) => return Ok((again, Some(self.note_loss(loss)))),
+                Received::Gone(loss) => {
+                    self.waits_since = None;
+                    return Ok((again, Some(self.note_loss(loss))));
+                }
             }
         }
         Ok((again, None))
