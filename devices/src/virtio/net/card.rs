@@ -4,8 +4,10 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -17,6 +19,7 @@ use super::options::NetOptions;
 use super::spec;
 use crate::sys::tap;
 use crate::throttle::Throttle;
+use crate::token_bucket::{Rate, TokenBucket};
 use crate::virtio::notifier::Notifier;
 
 /// A card, and what is needed to pass its frames.
@@ -47,6 +50,9 @@ pub(super) struct Card {
     wakes: Vec<EventFd>,
     /// One for each queue.
     counters: Vec<Counters>,
+    /// Each command that changes a tap takes one: the host has one lock for all of its interfaces, and tells everybody who
+    /// listens of each change. Kept here, so that a reset brings no more.
+    changes: TokenBucket,
     /// Rings that lied. Kept here, so that a reset doesn't make its lines flow again.
     pub(super) lies: Throttle,
     /// Frames that were dropped.
@@ -56,6 +62,9 @@ pub(super) struct Card {
     /// What the host refused.
     pub(super) refusals: Throttle,
 }
+
+/// How many changes of a tap are done a second, and at once after a pause; those beyond fail. No driver makes as many.
+const CHANGES: (NonZeroU64, u64) = (NonZeroU64::new(20).unwrap(), 64);
 
 /// Who says that the link is down.
 #[derive(Debug)]
@@ -97,6 +106,7 @@ impl Card {
             wakes: (0..pairs).map(|_| EventFd::new(libc::EFD_CLOEXEC)).collect::<Result<_, _>>()?,
             counters: std::iter::repeat_with(Counters::default).take(queues).collect(),
             options,
+            changes: TokenBucket::new(Rate { per_second: CHANGES.0, burst: CHANGES.1 }, Instant::now()),
             lies: Throttle::new(),
             drops: Throttle::new(),
             losses: Throttle::new(),
@@ -189,6 +199,16 @@ impl Card {
             tracing::warn!(card = self.name, times, "the tap takes no offloads {offloads:#x}: {error}");
         }
         result.is_ok()
+    }
+
+    /// Whether one more change of the tap may be made now.
+    pub(super) fn may_change(&self) -> bool {
+        let now = Instant::now();
+        let may = self.changes.wait(now).is_none();
+        if may {
+            self.changes.take(1, now);
+        }
+        may
     }
 
     /// Whether the driver wants a queue pair to be used.

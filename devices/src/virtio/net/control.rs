@@ -6,14 +6,10 @@
 //! answered with an error and counted. Which frames the driver wants is checked and not kept: that is only a wish (§5.1.6.5.1),
 //! and the host gives those that are for this guest.
 
-use std::num::NonZeroU64;
-use std::time::Instant;
-
 use super::counters::Reason;
 use super::mac::MacAddress;
 use super::ring::{Next, Ring};
 use super::spec;
-use crate::token_bucket::{Rate, TokenBucket};
 use crate::virtio::chain::ChainError;
 use crate::virtio::queue::QueueError;
 use vm_memory::Bytes;
@@ -24,18 +20,11 @@ const MAX_ADDRESSES: u32 = 1024;
 #[derive(Debug)]
 pub(super) struct Control {
     pub(super) ring: Ring,
-    /// Each command that changes a tap takes one: the host has one lock for all of its interfaces, and tells everybody who
-    /// listens of each change.
-    changes: TokenBucket,
 }
-
-/// How many such commands are done a second, and at once after a pause; those beyond fail. No driver makes as many.
-const CHANGES: (NonZeroU64, u64) = (NonZeroU64::new(20).unwrap(), 64);
 
 impl Control {
     pub(super) fn new(ring: Ring) -> Self {
-        let (per_second, burst) = CHANGES;
-        Self { ring, changes: TokenBucket::new(Rate { per_second, burst }, Instant::now()) }
+        Self { ring }
     }
 
     /// Does all commands that are there.
@@ -139,12 +128,7 @@ impl Control {
 
     /// Whether one more change of the tap may be made now.
     fn change(&mut self) -> Option<()> {
-        let now = Instant::now();
-        if self.changes.wait(now).is_some() {
-            return None;
-        }
-        self.changes.take(1, now);
-        Some(())
+        self.ring.card.may_change().then_some(())
     }
 
     /// Reads past a list of addresses.
