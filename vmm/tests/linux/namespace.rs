@@ -3,7 +3,7 @@
 //! A network of a test's own: nobody else sees it, and it goes with the test.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::{panic, thread};
 
@@ -91,6 +91,47 @@ impl Drop for NameServer {
             let _ = thread.join();
         }
     }
+}
+
+/// A DHCP server (RFC 2131): the card with address 52:54:00:00:00:0N is offered 198.51.100.(16 N + 2)/28. Ends with the test
+/// program.
+pub(crate) fn serve_dhcp() {
+    let socket = UdpSocket::bind("0.0.0.0:67").unwrap();
+    socket.set_broadcast(true).unwrap();
+    thread::spawn(move || {
+        let mut request = [0; 1500];
+        while let Ok((length, _)) = socket.recv_from(&mut request) {
+            if let Some((answer, card)) = lease(&request[..length]) {
+                // Everybody in the card's own network.
+                let _ = socket.send_to(&answer, (Ipv4Addr::new(198, 51, 100, card * 16 + 15), 68));
+            }
+        }
+    });
+}
+
+/// An offer for a discover, and an acknowledgement for a request (RFC 2131 §2, RFC 2132 §9.6), and whose it is.
+fn lease(request: &[u8]) -> Option<(Vec<u8>, u8)> {
+    const COOKIE: [u8; 4] = [99, 130, 83, 99];
+    let options = request.get(236..)?.strip_prefix(&COOKIE)?;
+    // The type of the message comes first, as udhcpc has it.
+    let kind = match options.strip_prefix(&[53, 1])?.first()? {
+        1 => 2,
+        3 => 5,
+        _ => return None,
+    };
+    let card = request[33];
+    let (server, client) = ([198, 51, 100, card * 16 + 1], [198, 51, 100, card * 16 + 2]);
+    let mut answer = vec![0; 236];
+    answer[..12].copy_from_slice(&request[..12]);
+    answer[0] = 2;
+    answer[16..20].copy_from_slice(&client);
+    answer[28..44].copy_from_slice(&request[28..44]);
+    answer.extend(COOKIE);
+    answer.extend([53, 1, kind, 54, 4]);
+    answer.extend(server);
+    // For an hour, with a mask of 28 bits.
+    answer.extend([51, 4, 0, 0, 14, 16, 1, 4, 255, 255, 255, 240, 255]);
+    Some((answer, card))
 }
 
 /// The answer to a query of one name (RFC 1035 §4.1): the address where one for IPv4 was asked for, else that there is none.

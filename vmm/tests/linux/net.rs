@@ -12,8 +12,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use vmm::{Config, Control, Disk};
 
-use crate::namespace::{NameServer, http_get, in_namespace, ip, make_uplink, serve_netload};
-use crate::rig::{Boot, CMDLINE, Image, guest_file, path, run_and_react_to_all, succeeds};
+use crate::namespace::{NameServer, http_get, in_namespace, ip, make_uplink, serve_dhcp, serve_netload};
+use crate::rig::{Boot, CMDLINE, Image, Running, guest_file, path, run_and_react_to_all, succeeds};
 
 /// Of one transfer.
 const BYTES: u64 = 64 << 20;
@@ -192,6 +192,25 @@ pub(crate) fn use_card(card: u32, disk: &str) -> String {
     )
 }
 
+/// A script that has a card get its address by DHCP, and serves a page there until the host has read it.
+fn serve_page(card: u32) -> String {
+    format!(
+        "for i in /sys/class/net/eth*; do grep -q 52:54:00:00:00:0{card} $i/address && eth=${{i##*/}}; done\n\
+         udhcpc -i $eth -n -q -t 20 || exit 1\n\
+         mkdir -p /tmp/www; echo hello over card {card} > /tmp/www/index.html; httpd -p 198.51.100.{}:80 -h /tmp/www\n\
+         echo card {card} serves; read line < /dev/ttyS0; ip address flush dev $eth\n",
+        card * 16 + 2
+    )
+}
+
+/// Reads the page of a guest that runs [`serve_page`], and lets it go on.
+fn read_page(vm: &mut Running, card: u32) {
+    vm.expect(&format!("card {card} serves\r\n"));
+    let page = http_get(&format!("198.51.100.{}:80", card * 16 + 2));
+    assert!(page.contains(&format!("hello over card {card}")), "{page}");
+    vm.type_in("go\n");
+}
+
 pub(crate) fn give_addresses(interface: &str, card: u32) {
     ip(&format!("link set {interface} up"));
     ip(&format!("address replace 198.51.100.{}/28 dev {interface}", card * 16 + 1));
@@ -207,6 +226,7 @@ fn taps_of_a_users_own_work_on_both_transports_with_one_and_two_queues() {
     const CARDS: [(u32, &str, u32); 4] = [(1, "mmio", 1), (2, "mmio", 2), (3, "pci", 1), (4, "pci", 2)];
     in_namespace(|| {
         let _netload = serve_netload(5201);
+        serve_dhcp();
         let loaded = Image::empty(16 << 20).for_everybody();
         let mut arguments = vec!["--cpus".to_owned(), "2".to_owned(), "--transport".to_owned(), "mmio".to_owned()];
         for (card, transport, queues) in CARDS {
@@ -216,10 +236,15 @@ fn taps_of_a_users_own_work_on_both_transports_with_one_and_two_queues() {
             let keys = format!("tap=tap{card},queues={queues},transport={transport},{}", mac(card));
             arguments.extend(["--net".to_owned(), keys]);
         }
-        let script = Image::script(&CARDS.map(|(card, ..)| use_card(card, "/dev/vdc")).concat());
+        let script =
+            Image::script(&CARDS.map(|(card, ..)| [serve_page(card), use_card(card, "/dev/vdc")].concat()).concat());
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let boot = Boot::new().by_nobody().args(&arguments).script(&script);
-        let ended = boot.args(&["--disk", &format!("path={},queues=1", loaded.path)]).run();
+        let boot = Boot::new().by_nobody().stdin().args(&arguments).script(&script);
+        let mut vm = boot.args(&["--disk", &format!("path={},queues=1", loaded.path)]).start();
+        for (card, ..) in CARDS {
+            read_page(&mut vm, card);
+        }
+        let ended = vm.wait();
         ended.assert_clean();
         for (card, transport, queues) in CARDS {
             let place = if transport == "pci" { "/sys/devices/pci0000:00/" } else { "/sys/devices/" };
@@ -235,34 +260,37 @@ fn taps_of_a_users_own_work_on_both_transports_with_one_and_two_queues() {
 fn a_tap_is_made_and_goes_with_its_vm_and_macvtaps_are_taken_by_their_descriptors() {
     in_namespace(|| {
         let _netload = serve_netload(5201);
+        serve_dhcp();
         // The host's end of a pair has the addresses, and the macvtap is on the other one.
         ip("link add veth0 type veth peer name veth1");
         ip("link set veth1 up");
         give_addresses("veth0", 2);
-        ip("link add link veth1 name macvtap0 address 52:54:00:00:00:02 type macvtap mode bridge");
+        // Its number names its device, which all namespaces see, and so no other test's may have it.
+        ip("link add link veth1 name macvtap0 index 701 address 52:54:00:00:00:02 type macvtap mode bridge");
         ip("link set macvtap0 mtu 1300 up");
-        let link = Command::new("ip").args(["-o", "link", "show", "macvtap0"]).output().unwrap().stdout;
-        let index = String::from_utf8(link).unwrap().split_once(':').unwrap().0.to_owned();
-        let macvtap = format!("/dev/tap{index}");
         let script = Image::script(&format!(
             "eth=eth0; grep -q 52:54:00:00:00:01 /sys/class/net/eth0/address || eth=eth1\n\
              ip link set $eth up; ip address add 198.51.100.18/28 dev $eth; echo made; read line < /dev/ttyS0\n\
              netload echo 198.51.100.17:5201 1; echo before; read line < /dev/ttyS0\n\
-             until netload echo 198.51.100.17:5201 1; do sleep 0.1; done; ip address flush dev $eth; {}{}",
+             until netload echo 198.51.100.17:5201 1; do sleep 0.1; done; ip address flush dev $eth\n{}{}{}{}",
+            serve_page(1),
             use_card(1, "/dev/vdc"),
+            serve_page(2),
             use_card(2, "/dev/vdc")
         ));
         let loaded = Image::empty(16 << 20);
         let mut boot = Boot::new().stdin().args(&["--cpus", "2", "--net", &format!("tap=made0,mtu=1400,{}", mac(1))]);
         boot = boot.args(&["--net", &format!("fd=[8,9],{}", mac(2))]).script(&script);
         let mut vm =
-            boot.args(&["--disk", &format!("path={}", loaded.path)]).with_descriptors(&macvtap, [8, 9]).start();
+            boot.args(&["--disk", &format!("path={}", loaded.path)]).with_descriptors("/dev/tap701", [8, 9]).start();
         vm.expect("made\r\n");
         give_addresses("made0", 1);
         vm.type_in("go\n").expect("before\r\n");
         ip("link set made0 down");
         give_addresses("made0", 1);
         vm.type_in("go\n");
+        read_page(&mut vm, 1);
+        read_page(&mut vm, 2);
         let ended = vm.wait();
         ended
             .assert_clean()

@@ -7,7 +7,6 @@ use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
@@ -97,16 +96,15 @@ fn the_kernel_moves_frames_of_a_macvtap_by_its_descriptors() {
         ip("link add veth0 type veth peer name veth1");
         ip("link set veth1 up");
         give_addresses("veth0", 2);
-        ip("link add link veth1 name macvtap0 address 52:54:00:00:00:02 type macvtap mode bridge");
+        // Its number names its device, which all namespaces see, and so no other test's may have it.
+        ip("link add link veth1 name macvtap0 index 702 address 52:54:00:00:00:02 type macvtap mode bridge");
         ip("link set macvtap0 up");
-        let link = Command::new("ip").args(["-o", "link", "show", "macvtap0"]).output().unwrap().stdout;
-        let index = String::from_utf8(link).unwrap().split_once(':').unwrap().0.to_owned();
         let loaded = Image::empty(16 << 20);
         let script = Image::script(&use_card(2, "/dev/vdc"));
         let net = format!("fd=[8,9],vhost=on,{}", mac(2));
         let boot = Boot::new().args(&["--cpus", "2", "--net", &net]).script(&script);
         let boot = boot.args(&["--disk", &format!("path={}", loaded.path)]);
-        let ended = boot.with_descriptors(&format!("/dev/tap{index}"), [8, 9]).run();
+        let ended = boot.with_descriptors("/dev/tap702", [8, 9]).run();
         ended.assert_clean().assert_says("card 2: 2 queues");
         assert_transfers(&ended.output, 1);
     });
