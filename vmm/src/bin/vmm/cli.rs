@@ -85,8 +85,10 @@ Network keys; one of the first five says what the card is connected to:
                                 loopback, by its router's address, with user
                                 (off)
   mac=MAC                       its address (from --name and the card's index)
-  mtu=N                         the largest packet, in bytes (that of the tap)
-  queues=N                      queue pairs, a thread each (1)
+  mtu=N                         the largest packet, in bytes (of a tap: its own;
+                                else not said)
+  queues=N                      queue pairs, a thread each: 1 to 64, with passt
+                                and user 1 (1; with fd, one for each)
   queue-size=N                  descriptors of a queue: 4, 8, … 1024 (256)
   bw-rx=BYTES[,BURST]           bytes a second to the guest, and how many at
                                 once after a pause; K, M and G may follow
@@ -96,8 +98,9 @@ Network keys; one of the first five says what the card is connected to:
   antispoof=on|off              the guest sends from the card's address only (off)
   ip=ADDR                       with antispoof=on, from this address only; repeat
                                 it for more
-  vhost=on|off                  with tap and fd, the kernel moves the frames:
-                                faster, but without bw-, ops- and antispoof (off)
+  vhost=on|off                  with tap and fd, the kernel moves the frames, by
+                                /dev/vhost-net: answers come sooner; there is no
+                                bw-, ops- and antispoof (off)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
 Keys, with --serial stdio while standard input is a terminal:
