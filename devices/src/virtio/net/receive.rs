@@ -28,7 +28,7 @@ const LONG_ETHERNET_HEADER: usize = 18;
 const BATCH: usize = 64;
 
 /// How long a frame waits for a driver that has given some buffers, but fewer than it needs. Then it is dropped.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The same if half of all buffers are there: then the driver may give more only when some of them were used, which is when
 /// Linux does so.
 const PATIENCE_AT_HALF: Duration = Duration::from_millis(20);
