@@ -178,8 +178,8 @@ impl Lent {
                 ring.notifier.disconnect(ring.index);
                 return Err(error.into());
             }
-            // A ring of the doorbell before it began is nobody's. Only a full counter makes this fail, which says as much.
-            let _ = ring.doorbell.write(1);
+            // A ring of the doorbell before it began is nobody's.
+            let _ = doorbell::ring(&ring.doorbell);
             Ok((call, error, connected))
         };
         match lend(&mut ring) {

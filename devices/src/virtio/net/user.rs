@@ -16,6 +16,7 @@ use super::options::Reconnect;
 use super::port::{FIRST_PAUSE, LONGEST_PAUSE, Loss};
 use super::ring::Ring;
 use super::spec;
+use crate::sys::doorbell;
 use crate::sys::poll::Watch;
 use crate::virtio::features;
 use crate::virtio::queue::QueueError;
@@ -74,6 +75,8 @@ impl UserNet {
 
     /// Has it work off a ring. An error is a loss.
     pub(super) fn start(&self, ring: &Ring, base: u16, lines: &Lines<'_>) -> io::Result<()> {
+        // It can fill the counter that everybody else writes to.
+        doorbell::never_wait(lines.kick)?;
         match &mut *self.lock() {
             Some(frontend) => frontend.start(ring.index.into(), ring.features & self.offered, &ring.queue, base, lines),
             None => Err(io::ErrorKind::NotConnected.into()),

@@ -11,6 +11,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
 use super::machine::{BUFFER, Bus, Drivers, HEADER, Machine, Peer, Seat, frame, options};
 use super::{Antispoof, Backend, Net, NetError, NetOptions, Reconnect, spec};
 use crate::virtio::VirtioDevice;
@@ -240,17 +242,21 @@ fn answer(code: u32, body: &[u8]) -> Does {
     Does::Says([&[code, 5, body.len() as u32].map(u32::to_ne_bytes).concat(), body].concat())
 }
 
-/// A backend that does what it is told to with each request.
+/// A backend that does what it is told to with each request. Descriptors go nowhere.
 fn odd(mut does: impl FnMut(u32, &[u8]) -> Does + Send + 'static) -> UnixStream {
+    odd_with_files(move |code, body, _| does(code, body))
+}
+
+/// The same, with the first descriptor that came with the request.
+fn odd_with_files(mut does: impl FnMut(u32, &[u8], Option<File>) -> Does + Send + 'static) -> UnixStream {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     thread::spawn(move || {
         let mut header = [0; 12];
-        while theirs.read_exact(&mut header).is_ok() {
+        while let Ok((12, file)) = theirs.recv_with_fd(&mut header) {
             let [code, _, size] = [0, 4, 8].map(|at| u32::from_ne_bytes(header[at..at + 4].try_into().unwrap()));
             let mut body = vec![0; size as usize];
-            // Descriptors go nowhere.
             theirs.read_exact(&mut body).unwrap();
-            match does(code, &body) {
+            match does(code, &body, file) {
                 Does::Says(bytes) => theirs.write_all(&bytes).unwrap(),
                 Does::Nothing => {}
                 Does::Closes => return,
@@ -390,6 +396,49 @@ fn a_backend_that_lies_harms_nobody_and_is_replaced_by_another_one() {
             assert!(!card.needs_reset(), "{name}");
             card.reset();
             assert_eq!(card.status(), 0);
+        }
+    }
+}
+
+/// Answers as one that works off nothing.
+fn idle(code: u32, body: &[u8]) -> Does {
+    match code {
+        GET_FEATURES => answer(code, &FEATURES.to_ne_bytes()),
+        GET_VRING_BASE => answer(code, &[&body[..4], &[0; 4]].concat()),
+        _ => Does::Nothing,
+    }
+}
+
+#[test]
+fn a_backend_that_fills_the_doorbells_keeps_nobody_waiting() {
+    for bus in BUSES {
+        let (peers, _wires) = wires(1);
+        let fills = odd_with_files(|code, body, file| {
+            if code == SET_VRING_KICK {
+                let kick = file.unwrap();
+                // The most that there can be, and one more write would wait for somebody to read.
+                (&kick).write_all(&(u64::MAX - 1).to_ne_bytes()).unwrap();
+            }
+            idle(code, body)
+        });
+        let (backend, _next) = backend(fills, 1);
+        let machine = Machine::with_user(bus, peers, backend);
+        let card = &machine.card;
+        for _ in 0..3 {
+            let mut drivers = card.drivers(spec::F_CTRL_VQ);
+            card.settles(0);
+            for queue in [0, 1] {
+                card.ring(queue);
+            }
+            card.stop();
+            card.resume();
+            card.control.set_link(false);
+            let head = card.offer(&mut drivers, &frame(60));
+            assert_eq!(card.serve(1, drivers.tx()), Some((head.into(), 0)));
+            card.control.set_link(true);
+            card.ring(1);
+            assert!(!card.needs_reset());
+            card.reset();
         }
     }
 }
