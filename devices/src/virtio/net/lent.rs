@@ -121,10 +121,22 @@ fn kernels_index(role: Role) -> u32 {
 }
 
 impl Vhost {
-    fn start(&mut self, role: Role, ring: &Ring, base: u16, lines: &Lines<'_>) -> io::Result<()> {
+    /// Starts a ring, and gives who has it, as [`Self::generation`] does.
+    fn start(&mut self, role: Role, ring: &Ring, base: u16, lines: &Lines<'_>) -> Result<u64, NotLent> {
         match self {
-            Self::Kernel(kernel) => kernel.start(kernels_index(role), ring, base, lines),
+            Self::Kernel(kernel) => {
+                kernel.start(kernels_index(role), ring, base, lines).map_err(NotLent::Host)?;
+                Ok(self.generation())
+            }
             Self::User(user) => user.start(ring, base, lines),
+        }
+    }
+
+    /// Which one there is of those that come one after the other.
+    fn generation(&self) -> u64 {
+        match self {
+            Self::Kernel(_) => 0,
+            Self::User(user) => user.generation(),
         }
     }
 
@@ -136,11 +148,11 @@ impl Vhost {
         }
     }
 
-    /// Stops a ring, and gives the index at which it goes on.
-    fn stop(&mut self, role: Role, ring: &Ring) -> io::Result<u16> {
+    /// Stops a ring that this one has, and gives the index at which it goes on.
+    fn stop(&mut self, role: Role, ring: &Ring, generation: u64) -> io::Result<u16> {
         match self {
             Self::Kernel(kernel) => kernel.stop(kernels_index(role)),
-            Self::User(user) => user.stop(ring).map_err(io::Error::other),
+            Self::User(user) => user.stop(ring, generation).map_err(io::Error::other),
         }
     }
 }
@@ -150,6 +162,8 @@ impl Vhost {
 pub(super) struct Lent {
     role: Role,
     ring: Ring,
+    /// Who has it.
+    generation: u64,
     call: EventFd,
     error: EventFd,
     /// What was used reaches the driver without us.
@@ -162,7 +176,11 @@ pub(super) enum NotLent {
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error("vhost doesn't take it: {0}")]
-    Host(#[from] io::Error),
+    Host(io::Error),
+    #[error("no eventfd can be had for it: {0}")]
+    Event(io::Error),
+    #[error("whoever was to take it is gone")]
+    Gone,
 }
 
 impl Lent {
@@ -170,20 +188,19 @@ impl Lent {
     pub(super) fn new(role: Role, mut ring: Ring, vhost: &mut Vhost) -> Result<Self, Box<(Ring, NotLent)>> {
         let mut lend = |ring: &mut Ring| {
             let base = ring.hand_over()?;
-            let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(NotLent::Event);
             let (call, error) = (event()?, event()?);
             let lines = Lines { kick: &ring.doorbell, call: &call, error: &error };
             let connected = ring.notifier.connect(ring.index, &call);
-            if let Err(error) = vhost.start(role, ring, base, &lines) {
+            let generation = vhost.start(role, ring, base, &lines).inspect_err(|_| {
                 ring.notifier.disconnect(ring.index);
-                return Err(error.into());
-            }
+            })?;
             // A ring of the doorbell before it began is nobody's.
             let _ = doorbell::ring(&ring.doorbell);
-            Ok((call, error, connected))
+            Ok((generation, call, error, connected))
         };
         match lend(&mut ring) {
-            Ok((call, error, connected)) => Ok(Self { role, ring, call, error, connected }),
+            Ok((generation, call, error, connected)) => Ok(Self { role, ring, generation, call, error, connected }),
             Err(error) => Err(Box::new((ring, error))),
         }
     }
@@ -191,7 +208,7 @@ impl Lent {
     /// Takes it back. When this returns, nobody else touches it. An error: where it stands is not known.
     pub(super) fn take_back(mut self, vhost: Option<&mut Vhost>) -> io::Result<Ring> {
         let gone = || Err(io::ErrorKind::NotConnected.into());
-        let base = vhost.map_or_else(gone, |vhost| vhost.stop(self.role, &self.ring));
+        let base = vhost.map_or_else(gone, |vhost| vhost.stop(self.role, &self.ring, self.generation));
         if self.connected {
             self.ring.notifier.disconnect(self.ring.index);
         }
@@ -200,6 +217,11 @@ impl Lent {
         // It may have used something and not have come to say so. One interrupt too many harms nobody.
         self.ring.notifier.used(self.ring.index);
         Ok(self.ring)
+    }
+
+    /// Whether another one has come since, who knows nothing of it.
+    pub(super) fn is_others(&self, vhost: Option<&Vhost>) -> bool {
+        vhost.is_some_and(|vhost| vhost.generation() != self.generation)
     }
 
     pub(super) fn ring(&self) -> &Ring {

@@ -149,9 +149,7 @@ impl<'a> Pair<'a> {
     /// Runs until nobody can give commands any more.
     pub(super) fn run(&mut self) -> io::Result<()> {
         while self.obey() {
-            if !self.passes() {
-                self.take_all_back();
-            }
+            self.take_back_where_due();
             self.port.maintain(&self.card, self.index);
             if self.passes() {
                 self.lend_all();
@@ -255,8 +253,7 @@ impl<'a> Pair<'a> {
             }
             Err(refused) => {
                 let (ring, error) = *refused;
-                if let (NotLent::Host(_), Some(Vhost::User(user))) = (&error, &self.port.vhost) {
-                    user.lose(&Loss::NotLent(error), &self.card);
+                if matches!(error, NotLent::Gone) {
                     return self.serve(role, ring, false);
                 }
                 if let Some(times) = self.card.refusals.hit() {
@@ -282,6 +279,15 @@ impl<'a> Pair<'a> {
                 notifier.set_needs_reset();
             })
             .ok()
+    }
+
+    /// Takes back what is lent, if no frames pass or whoever had it has gone and another one has come.
+    fn take_back_where_due(&mut self) {
+        let passes = self.passes();
+        let vhost = self.port.vhost.as_ref();
+        if !passes || self.lent.iter().flatten().any(|lent| lent.is_others(vhost)) {
+            self.take_all_back();
+        }
     }
 
     fn take_all_back(&mut self) {

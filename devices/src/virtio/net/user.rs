@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::card::Card;
 use super::offloads;
+use super::lent::NotLent;
 use super::options::Reconnect;
 use super::port::{FIRST_PAUSE, LONGEST_PAUSE, Loss};
 use super::ring::Ring;
@@ -33,11 +34,35 @@ const KNOWN: u64 = features::VERSION_1
 /// The backend of a card.
 #[derive(Debug)]
 pub(super) struct UserNet {
-    /// `None`: it is gone.
-    frontend: Mutex<Option<Frontend>>,
+    present: Mutex<Present>,
     /// What each one has to offer, as the guest was offered it.
     offered: u64,
     pairs: u16,
+}
+
+#[derive(Debug)]
+struct Present {
+    /// `None`: it is gone.
+    frontend: Option<Frontend>,
+    /// How many there have been before it. A ring that one had is none of the next one's.
+    generation: u64,
+}
+
+impl Present {
+    /// A backend that has a ring, if it is this one.
+    fn of(&mut self, generation: u64) -> Option<&mut Frontend> {
+        self.frontend.as_mut().filter(|_| self.generation == generation)
+    }
+
+    /// It isn't spoken with any more. The first one to find out tells of it.
+    fn lose(&mut self, loss: &Loss, card: &Card) {
+        if self.frontend.take().is_some()
+            && let Some(times) = card.losses.hit()
+        {
+            tracing::warn!(card = card.name, times, "the link is down, as its backend is gone: {loss}");
+        }
+        card.set_gone(0, true);
+    }
 }
 
 impl UserNet {
@@ -48,7 +73,8 @@ impl UserNet {
         if offered & features::VERSION_1 == 0 {
             return Err(io::Error::other("it doesn't know VIRTIO_F_VERSION_1, so it is too old"));
         }
-        Ok(Self { frontend: Mutex::new(Some(frontend)), offered, pairs })
+        let present = Present { frontend: Some(frontend), generation: 0 };
+        Ok(Self { present: Mutex::new(present), offered, pairs })
     }
 
     /// The features that it can do, of those that matter to it.
@@ -56,43 +82,43 @@ impl UserNet {
         self.offered
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Frontend>> {
-        self.frontend.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_gone(&self) -> bool {
-        self.lock().is_none()
+        self.lock().frontend.is_none()
     }
 
-    /// It isn't spoken with any more. The first one to find out tells of it.
-    pub(super) fn lose(&self, loss: &Loss, card: &Card) {
-        let was_there = self.lock().take().is_some();
-        if was_there && let Some(times) = card.losses.hit() {
-            tracing::warn!(card = card.name, times, "the link is down, as its backend is gone: {loss}");
-        }
-        card.set_gone(0, true);
+    /// Which one there is, or was last.
+    pub(super) fn generation(&self) -> u64 {
+        self.lock().generation
     }
 
-    /// Has it work off a ring. An error is a loss.
-    pub(super) fn start(&self, ring: &Ring, base: u16, lines: &Lines<'_>) -> io::Result<()> {
+    /// Has it work off a ring, and gives which one it is. It is lost where it doesn't do so.
+    pub(super) fn start(&self, ring: &Ring, base: u16, lines: &Lines<'_>) -> Result<u64, NotLent> {
         // It can fill the counter that everybody else writes to.
-        doorbell::never_wait(lines.kick)?;
-        match &mut *self.lock() {
-            Some(frontend) => frontend.start(ring.index.into(), ring.features & self.offered, &ring.queue, base, lines),
-            None => Err(io::ErrorKind::NotConnected.into()),
+        doorbell::never_wait(lines.kick).map_err(NotLent::Event)?;
+        let mut present = self.lock();
+        let generation = present.generation;
+        let frontend = present.frontend.as_mut().ok_or(NotLent::Gone)?;
+        let features = ring.features & self.offered;
+        if let Err(error) = frontend.start(ring.index.into(), features, &ring.queue, base, lines) {
+            present.lose(&Loss::NotLent(error), &ring.card);
+            return Err(NotLent::Gone);
         }
+        Ok(generation)
     }
 
-    /// Stops a ring, and gives the index at which it goes on: also where the backend is gone, or lies.
-    pub(super) fn stop(&self, ring: &Ring) -> Result<u16, QueueError> {
-        let said = match &mut *self.lock() {
-            Some(frontend) => frontend.stop(ring.index.into()).map(Some),
-            None => Ok(None),
-        };
+    /// Stops a ring that this one has, and gives the index at which it goes on: also where the backend is gone, or lies.
+    pub(super) fn stop(&self, ring: &Ring, generation: u64) -> Result<u16, QueueError> {
+        let mut present = self.lock();
+        let said = present.of(generation).map(|frontend| frontend.stop(ring.index.into())).transpose();
         let said = said.unwrap_or_else(|error| {
-            self.lose(&Loss::Host(error), &ring.card);
+            present.lose(&Loss::Host(error), &ring.card);
             None
         });
+        drop(present);
         // What it has taken and not given back is to be taken again, so what it has given back counts. That is no other index
         // than it says, unless it lies, or the driver has written there.
         let (avail, used) = (ring.queue.written_avail_index()?, ring.queue.written_used_index()?);
@@ -100,14 +126,17 @@ impl UserNet {
         Ok(if is_plausible { used } else { said.unwrap_or(used) })
     }
 
-    fn connect(&self, socket: UnixStream) -> io::Result<UnixStream> {
+    fn connect(&self, socket: UnixStream, card: &Card) -> io::Result<UnixStream> {
         let frontend = Frontend::new(socket, self.pairs)?;
         let missing = self.offered & !frontend.offered();
         if missing != 0 {
             return Err(io::Error::other(format!("it lacks the features {missing:#x}, which the guest was offered")));
         }
         let watch = frontend.watch()?;
-        *self.lock() = Some(frontend);
+        let mut present = self.lock();
+        *present = Present { frontend: Some(frontend), generation: present.generation.wrapping_add(1) };
+        // Whoever finds it gone says so behind this.
+        card.set_gone(0, false);
         Ok(watch)
     }
 }
@@ -128,12 +157,13 @@ pub(super) struct Watcher {
 
 impl Watcher {
     pub(super) fn new(backend: Arc<UserNet>, reconnect: Option<Box<dyn Reconnect>>) -> io::Result<Self> {
-        let socket = backend.lock().as_ref().map(Frontend::watch).transpose()?;
+        let socket = backend.lock().frontend.as_ref().map(Frontend::watch).transpose()?;
         Ok(Self { backend, socket, reconnect, again: None, pause: FIRST_PAUSE, since: Instant::now() })
     }
 
     pub(super) fn lose(&mut self, loss: &Loss, card: &Card, now: Instant) {
-        self.backend.lose(loss, card);
+        // Whoever is there is the one that is watched, as nobody else connects to another one.
+        self.backend.lock().lose(loss, card);
         self.note_loss(now);
     }
 
@@ -155,13 +185,12 @@ impl Watcher {
         let (Some(reconnect), Some(_)) = (&mut self.reconnect, self.again.filter(|again| *again <= now)) else {
             return;
         };
-        match reconnect.try_connect().map(|socket| self.backend.connect(socket)) {
+        match reconnect.try_connect().map(|socket| self.backend.connect(socket, card)) {
             Ok(Ok(watch)) => {
                 (self.socket, self.again, self.since) = (Some(watch), None, Instant::now());
                 if let Some(times) = card.losses.hit() {
                     tracing::info!(card = card.name, times, "the link is up again");
                 }
-                card.set_gone(0, false);
                 return;
             }
             Ok(Err(error)) => {

@@ -7,17 +7,29 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
+use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
+use super::card::Card;
+use super::lent::{Lent, Vhost};
 use super::machine::{BUFFER, Bus, Drivers, HEADER, Machine, Peer, Seat, frame, options};
+use super::pair::Role;
+use super::port::Loss;
+use super::ring::Ring;
+use super::user::{UserNet, Watcher};
 use super::{Antispoof, Backend, Net, NetError, NetOptions, Reconnect, spec};
+use crate::GuestRam;
 use crate::virtio::VirtioDevice;
+use crate::virtio::device::QueueResources;
 use crate::virtio::features;
-use crate::virtio::queue::QueueState;
+use crate::virtio::notifier::{DeviceInterrupt, Notifier};
+use crate::virtio::queue::{Queue, QueueConfig, QueueState};
 use crate::virtio::transport::pci::mock::QUEUE_VECTOR;
 use crate::virtio::vhost::PATIENCE;
 
@@ -441,6 +453,53 @@ fn a_backend_that_fills_the_doorbells_keeps_nobody_waiting() {
             card.reset();
         }
     }
+}
+
+#[derive(Debug)]
+struct Nobody;
+
+impl DeviceInterrupt for Nobody {
+    fn queue(&self, _: u16) {}
+    fn config(&self) {}
+}
+
+#[test]
+fn a_ring_that_one_backend_had_is_none_of_the_next_ones() {
+    let (asked, questions) = channel();
+    let next = odd(move |code, body| {
+        if code == GET_VRING_BASE {
+            asked.send(()).unwrap();
+        }
+        idle(code, body)
+    });
+    let user = Arc::new(UserNet::new(odd(idle), 1).unwrap());
+    let ((give, get), (tried, _tries)) = (channel(), channel());
+    let mut watcher = Watcher::new(user.clone(), Some(Box::new(Again(get, tried)))).unwrap();
+    let card = Arc::new(Card::new("eth0".into(), options(), 1, None, 0, None).unwrap());
+    let mut vhost = Vhost::User(user.clone());
+    let mut lend = || {
+        let file = FileOffset::new(tempfile::tempfile().unwrap(), 0);
+        file.file().set_len(1 << 20).unwrap();
+        let mapping = MmapRegion::from_file(file, 1 << 20).unwrap();
+        let mem = GuestRam::from_regions(vec![GuestRegionMmap::new(mapping, GuestAddress(0)).unwrap()]).unwrap();
+        let config = QueueConfig { size: 8, descriptor_table: 0x1000, avail_ring: 0x2000, used_ring: 0x3000 };
+        let queue = Queue::new(config, 8, features::VERSION_1, QueueState::default(), mem).unwrap();
+        let doorbell = EventFd::new(libc::EFD_CLOEXEC).unwrap();
+        let resources = QueueResources { queue, doorbell, notifier: Arc::new(Notifier::new(Arc::new(Nobody))) };
+        let ring = Ring::new(0, 0, resources, features::VERSION_1, card.clone(), Arc::default());
+        Lent::new(Role::Receive, ring, &mut vhost).unwrap()
+    };
+    let of_first = lend();
+    give.send(next).unwrap();
+    watcher.lose(&Loss::Closed, &card, Instant::now());
+    watcher.maintain(&card, Instant::now() + Duration::from_secs(60));
+    let of_next = lend();
+    assert_eq!([&of_first, &of_next].map(|lent| lent.is_others(Some(&vhost))), [true, false]);
+    // It isn't asked, and is there for others.
+    let _ = of_first.take_back(Some(&mut vhost));
+    assert!(questions.try_recv().is_err() && card.link() && !user.is_gone());
+    of_next.take_back(Some(&mut vhost)).unwrap();
+    assert!(questions.try_recv().is_ok() && card.link());
 }
 
 #[test]
