@@ -265,7 +265,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Takes a ring back. `None`: where it stands is lost, and so is whoever has worked it off.
+    /// Takes a ring back. `None`: where it stands is lost, and so is the kernel's vhost if it was that.
     fn take_back(&mut self, lent: Lent) -> Option<Ring> {
         let (index, notifier) = (lent.ring().index, lent.ring().notifier.clone());
         let result = lent.take_back(self.port.vhost.as_mut());
@@ -274,8 +274,8 @@ impl<'a> Pair<'a> {
                 if let Some(times) = self.card.refusals.hit() {
                     tracing::warn!(card = self.card.name, queue = index, times, "vhost doesn't stop: {error}");
                 }
-                // Its end ends whatever it does.
-                self.port.vhost = None;
+                // The end of the kernel's ends whatever it does. Nothing of ours ends a process.
+                self.port.vhost.take_if(|vhost| matches!(vhost, Vhost::Kernel(_)));
                 notifier.set_needs_reset();
             })
             .ok()

@@ -46,6 +46,8 @@ struct Present {
     frontend: Option<Frontend>,
     /// How many there have been before it. A ring that one had is none of the next one's.
     generation: u64,
+    /// The last one that was lost and hadn't closed: it may be at work still in the rings that it had.
+    at_large: Option<u64>,
 }
 
 impl Present {
@@ -56,10 +58,13 @@ impl Present {
 
     /// It isn't spoken with any more. The first one to find out tells of it.
     fn lose(&mut self, loss: &Loss, card: &Card) {
-        if self.frontend.take().is_some()
-            && let Some(times) = card.losses.hit()
-        {
-            tracing::warn!(card = card.name, times, "the link is down, as its backend is gone: {loss}");
+        if let Some(frontend) = self.frontend.take() {
+            if !frontend.has_closed() {
+                self.at_large = Some(self.generation);
+            }
+            if let Some(times) = card.losses.hit() {
+                tracing::warn!(card = card.name, times, "the link is down, as its backend is gone: {loss}");
+            }
         }
         card.set_gone(0, true);
     }
@@ -73,7 +78,7 @@ impl UserNet {
         if offered & features::VERSION_1 == 0 {
             return Err(io::Error::other("it doesn't know VIRTIO_F_VERSION_1, so it is too old"));
         }
-        let present = Present { frontend: Some(frontend), generation: 0 };
+        let present = Present { frontend: Some(frontend), generation: 0, at_large: None };
         Ok(Self { present: Mutex::new(present), offered, pairs })
     }
 
@@ -110,14 +115,18 @@ impl UserNet {
         Ok(generation)
     }
 
-    /// Stops a ring that this one has, and gives the index at which it goes on: also where the backend is gone, or lies.
-    pub(super) fn stop(&self, ring: &Ring, generation: u64) -> Result<u16, QueueError> {
+    /// Stops a ring that this one has, and gives the index at which it goes on: also where the backend lies, or has ended. An
+    /// error: it hasn't said that it stops, and may be at work.
+    pub(super) fn stop(&self, ring: &Ring, generation: u64) -> Result<u16, NotStopped> {
         let mut present = self.lock();
         let said = present.of(generation).map(|frontend| frontend.stop(ring.index.into())).transpose();
         let said = said.unwrap_or_else(|error| {
             present.lose(&Loss::Host(error), &ring.card);
             None
         });
+        if said.is_none() && present.at_large.is_some_and(|last| generation <= last) {
+            return Err(NotStopped::AtLarge);
+        }
         drop(present);
         // What it has taken and not given back is to be taken again, so what it has given back counts. That is no other index
         // than it says, unless it lies, or the driver has written there.
@@ -134,11 +143,21 @@ impl UserNet {
         }
         let watch = frontend.watch()?;
         let mut present = self.lock();
-        *present = Present { frontend: Some(frontend), generation: present.generation.wrapping_add(1) };
+        present.frontend = Some(frontend);
+        present.generation = present.generation.saturating_add(1);
         // Whoever finds it gone says so behind this.
         card.set_gone(0, false);
         Ok(watch)
     }
+}
+
+/// Why nobody knows where a ring stands.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotStopped {
+    #[error("it hasn't stopped and hasn't ended")]
+    AtLarge,
+    #[error(transparent)]
+    Queue(#[from] QueueError),
 }
 
 /// Sees that the backend goes, and that another one comes.

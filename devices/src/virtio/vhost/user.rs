@@ -8,6 +8,7 @@
 //! demanded of it, but that there is one for many queues where there are many.
 
 use std::io::{self, ErrorKind, Read};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -18,10 +19,18 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::Lines;
 use crate::GuestRam;
+use crate::sys::poll::{self, Watch};
 use crate::virtio::queue::Queue;
 
 /// How long the backend has for all that one operation on a ring asks of it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Drop for Frontend {
+    fn drop(&mut self) {
+        // Another handle may be open, and the backend is to know at once.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
 
 /// Requests, by their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +125,12 @@ impl Frontend {
     /// Another handle for the socket, to see its end.
     pub(crate) fn watch(&self) -> io::Result<UnixStream> {
         self.socket.try_clone()
+    }
+
+    /// Whether it has closed, as each process does that ends.
+    pub(crate) fn has_closed(&self) -> bool {
+        let mut watches = [Watch::new(&self.socket, false, false)];
+        poll::wait(&mut watches, Some(Duration::ZERO)).is_ok() && watches.iter().any(Watch::has_ended)
     }
 
     /// Has it work off a ring, which has stopped or never run, from `base` on. While another one runs, features are the same.
