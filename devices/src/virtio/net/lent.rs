@@ -140,11 +140,11 @@ impl Vhost {
         }
     }
 
-    /// Whether it is gone in a way in which it may still do something.
-    pub(super) fn is_suspect(&self) -> bool {
+    /// Whether it may hear the doorbells of a pair that it was lent once, whoever works off the rings now.
+    pub(super) fn may_hear(&self, pair: u16) -> bool {
         match self {
             Self::Kernel(_) => false,
-            Self::User(user) => user.is_gone(),
+            Self::User(user) => user.has_doorbells(pair),
         }
     }
 

@@ -27,8 +27,8 @@ use crate::sys::{doorbell, scheduling};
 use crate::virtio::device::QueueResources;
 use crate::virtio::queue::{QueueError, QueueState};
 
-/// How often a thread looks at its rings by itself while whoever has had them is gone: it has still got their doorbells, and may
-/// be the one to hear them.
+/// How often a thread looks at the rings that it serves by itself where another process has had them: it has still got their
+/// doorbells, and may be the one to hear them.
 const SUSPICION: Duration = Duration::from_millis(100);
 
 /// Which of a pair's queues.
@@ -359,7 +359,8 @@ impl<'a> Pair<'a> {
         let (receive, transmit, control) = (next_of(&self.receive), next_of(&self.transmit), next_of(&self.control));
         let all = [receive, transmit, control];
         let is_busy = all.iter().any(|next| next.again) || self.attention.load(Ordering::Acquire);
-        let is_suspect = self.port.vhost.as_ref().is_some_and(Vhost::is_suspect);
+        let serves = self.receive.is_some() || self.transmit.is_some();
+        let is_suspect = serves && self.port.vhost.as_ref().is_some_and(|vhost| vhost.may_hear(self.index));
         let look = is_suspect.then(|| Instant::now().checked_add(SUSPICION)).flatten();
         let until = all.iter().filter_map(|next| next.until).chain(self.port.due()).chain(look).min();
         let timeout = if is_busy {

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ const KNOWN: u64 = features::VERSION_1
 #[derive(Debug)]
 pub(super) struct UserNet {
     present: Mutex<Present>,
+    /// The pairs of which it, or one before it, has had a doorbell, and has it still.
+    doorbells: Vec<AtomicBool>,
     /// What each one has to offer, as the guest was offered it.
     offered: u64,
     pairs: u16,
@@ -79,7 +82,8 @@ impl UserNet {
             return Err(io::Error::other("it doesn't know VIRTIO_F_VERSION_1, so it is too old"));
         }
         let present = Present { frontend: Some(frontend), generation: 0, at_large: None };
-        Ok(Self { present: Mutex::new(present), offered, pairs })
+        let doorbells = (0..pairs).map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { present: Mutex::new(present), doorbells, offered, pairs })
     }
 
     /// The features that it can do, of those that matter to it.
@@ -95,6 +99,11 @@ impl UserNet {
         self.lock().frontend.is_none()
     }
 
+    /// Whether somebody else may hear the doorbells of a pair in our place.
+    pub(super) fn has_doorbells(&self, pair: u16) -> bool {
+        self.doorbells.get(usize::from(pair)).is_some_and(|doorbells| doorbells.load(Ordering::Relaxed))
+    }
+
     /// Which one there is, or was last.
     pub(super) fn generation(&self) -> u64 {
         self.lock().generation
@@ -104,6 +113,9 @@ impl UserNet {
     pub(super) fn start(&self, ring: &Ring, base: u16, lines: &Lines<'_>) -> Result<u64, NotLent> {
         // It can fill the counter that everybody else writes to.
         doorbell::never_wait(lines.kick).map_err(NotLent::Event)?;
+        if let Some(doorbells) = self.doorbells.get(usize::from(ring.index / 2)) {
+            doorbells.store(true, Ordering::Relaxed);
+        }
         let mut present = self.lock();
         let generation = present.generation;
         let frontend = present.frontend.as_mut().ok_or(NotLent::Gone)?;

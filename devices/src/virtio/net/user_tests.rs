@@ -476,6 +476,44 @@ fn a_backend_that_fills_the_doorbells_keeps_nobody_waiting() {
     }
 }
 
+#[test]
+fn what_is_served_here_is_served_though_a_backend_eats_the_doorbells() {
+    for bus in BUSES {
+        let (peers, _wires) = wires(1);
+        let ((begun, begins), alive) = (channel(), Arc::new(()));
+        let eater = Arc::downgrade(&alive);
+        let eats = odd_with_files(move |code, body, file| {
+            if code == SET_VRING_KICK {
+                // It keeps it, and reads from it, whatever becomes of the ring.
+                let (mut kick, eater, begun) = (file.unwrap(), eater.clone(), begun.clone());
+                thread::spawn(move || {
+                    let _ = begun.send(());
+                    while eater.strong_count() > 0 {
+                        let _ = kick.read(&mut [0; 8]);
+                        thread::yield_now();
+                    }
+                });
+            }
+            idle(code, body)
+        });
+        let (backend, _next) = backend(eats, 1);
+        let machine = Machine::with_user(bus, peers, backend);
+        let card = &machine.card;
+        let mut drivers = card.drivers(spec::F_CTRL_VQ);
+        // The doorbells of both are eaten.
+        for _ in [0, 1] {
+            begins.recv().unwrap();
+        }
+        card.control.set_link(false);
+        for _ in 0..5 {
+            let head = card.offer(&mut drivers, &frame(60));
+            assert_eq!(card.serve(1, drivers.tx()), Some((head.into(), 0)));
+        }
+        assert!(!card.needs_reset());
+        drop(alive);
+    }
+}
+
 #[derive(Debug)]
 struct Nobody;
 
