@@ -229,6 +229,11 @@ impl Watcher {
                     tracing::warn!(card = card.name, times, "the backend that is there can't be used: {error}");
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                if let Some(times) = card.losses.hit() {
+                    tracing::warn!(card = card.name, times, "the backend that is there isn't used: {error}");
+                }
+            }
             // There is nobody yet.
             Err(_) => {}
         }
