@@ -141,7 +141,8 @@ impl UserNet {
         }
         drop(present);
         // What it has taken and not given back is to be taken again, so what it has given back counts. That is no other index
-        // than it says, unless it lies, or the driver has written there.
+        // than it says, unless it lies, or the driver has written there, or it has stopped with some in its hands. Counted like that,
+        // they are the last ones only if it gives back in the order in which it takes, as those for networks do.
         let (avail, used) = (ring.queue.written_avail_index()?, ring.queue.written_used_index()?);
         let is_plausible = avail.wrapping_sub(used) <= ring.queue.size();
         Ok(if is_plausible { used } else { said.unwrap_or(used) })
