@@ -172,7 +172,7 @@ fn a_ring_that_one_backend_had_is_none_of_the_next_ones() {
         let doorbell = EventFd::new(libc::EFD_CLOEXEC).unwrap();
         let resources = QueueResources { queue, doorbell, notifier: Arc::new(Notifier::new(Arc::new(Nobody))) };
         let ring = Ring::new(0, 0, resources, features::VERSION_1, card.clone(), Arc::default());
-        Lent::new(Role::Receive, ring, &mut vhost).unwrap()
+        Lent::new(Role::Receive, ring, &mut vhost, card.wake_of(0).unwrap()).unwrap()
     };
     let of_first = lend();
     give.send(next).unwrap();

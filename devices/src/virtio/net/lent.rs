@@ -185,13 +185,19 @@ pub(super) enum NotLent {
 
 impl Lent {
     /// Lends a ring. Should that fail, it is as it was.
-    pub(super) fn new(role: Role, mut ring: Ring, vhost: &mut Vhost) -> Result<Self, Box<(Ring, NotLent)>> {
+    /// `wake` wakes the thread that has it.
+    pub(super) fn new(
+        role: Role,
+        mut ring: Ring,
+        vhost: &mut Vhost,
+        wake: &EventFd,
+    ) -> Result<Self, Box<(Ring, NotLent)>> {
         let mut lend = |ring: &mut Ring| {
             let base = ring.hand_over()?;
             let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(NotLent::Event);
             let (call, error) = (event()?, event()?);
             let lines = Lines { kick: &ring.doorbell, call: &call, error: &error };
-            let connected = ring.notifier.connect(ring.index, &call);
+            let connected = ring.notifier.connect(ring.index, &call, wake);
             let generation = vhost.start(role, ring, base, &lines).inspect_err(|_| {
                 ring.notifier.disconnect(ring.index);
             })?;
@@ -226,6 +232,11 @@ impl Lent {
 
     pub(super) fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// The thread was woken: what was used may have no other way to the driver any more.
+    pub(super) fn note_wake(&mut self) {
+        self.connected = self.connected && self.ring.notifier.is_connected(self.ring.index);
     }
 
     /// What the thread waits for.

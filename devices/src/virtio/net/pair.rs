@@ -245,7 +245,8 @@ impl<'a> Pair<'a> {
 
     fn lend(&mut self, role: Role, ring: Ring) {
         let Some(vhost) = &mut self.port.vhost else { return self.serve(role, ring, false) };
-        match Lent::new(role, ring, vhost) {
+        let Some(wake) = self.card.wake_of(self.index) else { return self.serve(role, ring, false) };
+        match Lent::new(role, ring, vhost, wake) {
             Ok(lent) => {
                 if let Some(slot) = self.slot(role) {
                     *slot = Some(lent);
@@ -390,6 +391,7 @@ impl<'a> Pair<'a> {
         let (can_read, can_write, has_ended) = (backend.is_readable(), backend.is_writable(), backend.has_ended());
         if woken {
             wake.read()?;
+            self.lent.iter_mut().flatten().for_each(Lent::note_wake);
         }
         self.port.readable |= can_read;
         self.port.writable |= can_write;

@@ -517,6 +517,27 @@ fn interrupts_go_past_us_where_there_is_msix_and_follow_the_vector() {
 }
 
 #[test]
+fn an_event_that_the_host_does_not_take_with_its_new_vector_is_passed_on_by_us() {
+    let (machine, _end, _next) = machine(Bus::Pci, 1, ALL, 0);
+    let card = &machine.card;
+    let mut drivers = card.drivers(spec::F_CTRL_VQ);
+    passes(card, &mut drivers);
+    card.connected(2);
+    card.set_listens(false);
+    card.set_vector(1, QUEUE_VECTOR);
+    card.connected(1);
+    card.set_listens(true);
+    for _ in 0..3 {
+        passes(card, &mut drivers);
+    }
+    card.connected(1);
+    card.reset();
+    let mut drivers = card.drivers(spec::F_CTRL_VQ);
+    passes(card, &mut drivers);
+    card.connected(2);
+}
+
+#[test]
 fn a_ring_that_lies_to_whoever_has_it_asks_for_a_reset() {
     for bus in BUSES {
         let (machine, _end, _next) = machine(bus, 1, ALL, 0);
