@@ -88,7 +88,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("net.sock");
         let _listener = UnixListener::bind(&path).unwrap();
-        let Backend::VhostUser { socket, reconnect: Some(mut again), .. } = connect(&path, 1).unwrap() else { panic!() };
+        let Backend::VhostUser { socket, reconnect: Some(mut again), .. } = connect(&path, 1).unwrap() else {
+            panic!()
+        };
         assert!(again.try_connect().is_ok());
         let user = peer::user_of(&socket).unwrap();
         let error = Again { path, user: user + 1 }.try_connect().unwrap_err();

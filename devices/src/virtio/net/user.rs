@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::card::Card;
-use super::offloads;
 use super::lent::NotLent;
+use super::offloads;
 use super::options::Reconnect;
 use super::port::{FIRST_PAUSE, LONGEST_PAUSE, Loss};
 use super::ring::Ring;

@@ -361,7 +361,12 @@ fn a_backend_that_lies_harms_nobody_and_is_replaced_by_another_one() {
             ("closes when it is to stop", GET_VRING_BASE, Box::new(|_, _| Does::Closes), End::Closed),
             ("says nothing when it is to stop", GET_VRING_BASE, Box::new(|_, _| Does::Nothing), End::AtLarge),
             ("stops another ring", GET_VRING_BASE, Box::new(move |_, body| base(index(body) ^ 1, 0)), End::AtLarge),
-            ("has a base that is no index", GET_VRING_BASE, Box::new(move |_, body| base(index(body), 1 << 16)), End::AtLarge),
+            (
+                "has a base that is no index",
+                GET_VRING_BASE,
+                Box::new(move |_, body| base(index(body), 1 << 16)),
+                End::AtLarge,
+            ),
             ("answers half", GET_VRING_BASE, Box::new(|code, _| answer(code, &[0; 4])), End::AtLarge),
             ("answers something huge", GET_VRING_BASE, Box::new(|_, _| Does::Says(vec![0xff; 4000])), End::AtLarge),
             ("has a base that can't be", GET_VRING_BASE, Box::new(move |_, body| base(index(body), 12345)), End::No),
