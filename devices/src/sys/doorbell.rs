@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Waiting for a doorbell, for a time.
+//! Ringing a doorbell, and waiting for one, for a time.
+//!
+//! A backend of vhost-user has the doorbells of its rings, to read and to write, and their flags are everybody's: it can fill
+//! a counter, and a write to that waits until somebody has read.
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -28,6 +32,31 @@ pub(crate) fn wait(doorbell: &EventFd, timeout: Option<Duration>) -> io::Result<
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Rings a doorbell that others may have as well. One that rings already isn't written to: whoever takes that looks as well.
+///
+/// So this doesn't wait for a counter to have room. What remains: somebody who has taken back [`never_wait`] and fills the
+/// counter between our look and our write.
+pub(crate) fn ring(doorbell: &EventFd) -> io::Result<()> {
+    // What the ring is about comes before the look at it, as whoever takes it looks afterwards.
+    fence(Ordering::SeqCst);
+    if is_ringing(doorbell) {
+        return Ok(());
+    }
+    match doorbell.write(1) {
+        // It has been filled meanwhile, and rings.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        written => written,
+    }
+}
+
+/// Has writes to an eventfd fail where they would have to wait, and reads, for all who have it.
+pub(crate) fn never_wait(event: &EventFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the request reads a number of this kind, which lives on this stack.
+    let result = unsafe { libc::ioctl(event.as_raw_fd(), libc::FIONBIO, &raw const on) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Makes an eventfd silent without ever waiting, whatever its flags are: those are everybody's who has it. `false`: it was silent.
@@ -83,6 +112,22 @@ mod tests {
             assert!(!is_ringing(&event));
             event.write(3).unwrap();
             assert_eq!([take_seen(&event).unwrap(), take_seen(&event).unwrap()], [true, false]);
+        }
+    }
+
+    #[test]
+    fn ringing_never_waits_for_somebody_to_take_what_is_full() {
+        for flags in [0, libc::EFD_NONBLOCK] {
+            let doorbell = EventFd::new(flags | libc::EFD_CLOEXEC).unwrap();
+            ring(&doorbell).unwrap();
+            assert!(take(&doorbell).unwrap());
+            // The most that there can be.
+            doorbell.write(u64::MAX - 1).unwrap();
+            ring(&doorbell).unwrap();
+            assert!(take(&doorbell).unwrap() && !take(&doorbell).unwrap());
+            never_wait(&doorbell).unwrap();
+            doorbell.write(u64::MAX - 1).unwrap();
+            assert_eq!(doorbell.write(1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         }
     }
 

@@ -15,9 +15,14 @@ pub trait DeviceInterrupt: Debug + Send + Sync {
     /// The configuration, or the device status, has changed.
     fn config(&self);
     /// Has each write to `event` do from now on what [`Self::queue`] does, with nobody's help. `false`: there is no way for
-    /// that, and somebody has to listen to it.
-    fn connect(&self, index: u16, event: &EventFd) -> bool {
-        let _ = (index, event);
+    /// that, and somebody has to listen to it. Should the way end later, `wake` is written, and [`Self::is_connected`] says so.
+    fn connect(&self, index: u16, event: &EventFd, wake: &EventFd) -> bool {
+        let _ = (index, event, wake);
+        false
+    }
+    /// Whether what [`Self::connect`] did still holds.
+    fn is_connected(&self, index: u16) -> bool {
+        let _ = index;
         false
     }
     /// Takes back what [`Self::connect`] did.
@@ -46,9 +51,14 @@ impl Notifier {
     }
 
     /// Has each write to `event` say from now on that buffers of queue `index` were used, without us. `false`: somebody has to
-    /// listen to it.
-    pub(crate) fn connect(&self, index: u16, event: &EventFd) -> bool {
-        self.interrupt.connect(index, event)
+    /// listen to it, and also from when [`Self::is_connected`] says so, for which `wake` is written.
+    pub(crate) fn connect(&self, index: u16, event: &EventFd, wake: &EventFd) -> bool {
+        self.interrupt.connect(index, event, wake)
+    }
+
+    /// Whether what [`Self::connect`] did still holds.
+    pub(crate) fn is_connected(&self, index: u16) -> bool {
+        self.interrupt.is_connected(index)
     }
 
     /// Takes back what [`Self::connect`] did.

@@ -6,6 +6,7 @@ mod inherited;
 mod link;
 mod name_servers;
 pub(crate) mod passt;
+mod peer;
 mod ports;
 mod sys;
 mod tap;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use devices::virtio::net::{Backend, Reconnect};
 
-use super::sys;
+use super::{peer, sys};
 
 /// Of the kernel's. A user needs no privilege but to open it.
 const VHOST_NET: &str = "/dev/vhost-net";
@@ -53,22 +53,50 @@ pub(super) fn connect(path: &Path, pairs: u16) -> Result<Backend, String> {
         io::ErrorKind::PermissionDenied => "may not be used by this user".to_owned(),
         _ => format!("can't be connected to: {error}"),
     })?;
-    Ok(Backend::VhostUser { socket, reconnect: Some(Box::new(Again(path.to_owned()))), pairs })
+    let user = peer::user_of(&socket).map_err(|error| format!("doesn't say whose it is: {error}"))?;
+    Ok(Backend::VhostUser { socket, reconnect: Some(Box::new(Again { path: path.to_owned(), user })), pairs })
 }
 
 /// Connects to a socket again.
 #[derive(Debug)]
-struct Again(PathBuf);
+struct Again {
+    path: PathBuf,
+    /// Whose the first one was. It was given the guest's memory, and nobody else is who takes the path later.
+    user: libc::uid_t,
+}
 
 impl Reconnect for Again {
     fn try_connect(&mut self) -> io::Result<UnixStream> {
-        sys::connect(&self.0)
+        let socket = sys::connect(&self.path)?;
+        let user = peer::user_of(&socket)?;
+        if user == self.user {
+            return Ok(socket);
+        }
+        let message = format!("it is of user {user}, and the first one was of user {}", self.user);
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+
+    #[test]
+    fn memory_is_given_to_nobody_of_another_user_after_a_reconnect() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net.sock");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let Backend::VhostUser { socket, reconnect: Some(mut again), .. } = connect(&path, 1).unwrap() else {
+            panic!()
+        };
+        assert!(again.try_connect().is_ok());
+        let user = peer::user_of(&socket).unwrap();
+        let error = Again { path, user: user + 1 }.try_connect().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(error.to_string(), format!("it is of user {user}, and the first one was of user {}", user + 1));
+    }
 
     #[test]
     fn a_device_that_is_not_there_or_forbidden_is_named_with_its_cure() {

@@ -121,26 +121,38 @@ fn kernels_index(role: Role) -> u32 {
 }
 
 impl Vhost {
-    fn start(&mut self, role: Role, ring: &Ring, base: u16, lines: &Lines<'_>) -> io::Result<()> {
+    /// Starts a ring, and gives who has it, as [`Self::generation`] does.
+    fn start(&mut self, role: Role, ring: &Ring, base: u16, lines: &Lines<'_>) -> Result<u64, NotLent> {
         match self {
-            Self::Kernel(kernel) => kernel.start(kernels_index(role), ring, base, lines),
+            Self::Kernel(kernel) => {
+                kernel.start(kernels_index(role), ring, base, lines).map_err(NotLent::Host)?;
+                Ok(self.generation())
+            }
             Self::User(user) => user.start(ring, base, lines),
         }
     }
 
-    /// Whether it is gone in a way in which it may still do something.
-    pub(super) fn is_suspect(&self) -> bool {
+    /// Which one there is of those that come one after the other.
+    fn generation(&self) -> u64 {
         match self {
-            Self::Kernel(_) => false,
-            Self::User(user) => user.is_gone(),
+            Self::Kernel(_) => 0,
+            Self::User(user) => user.generation(),
         }
     }
 
-    /// Stops a ring, and gives the index at which it goes on.
-    fn stop(&mut self, role: Role, ring: &Ring) -> io::Result<u16> {
+    /// Whether it may hear the doorbells of a pair that it was lent once, whoever works off the rings now.
+    pub(super) fn may_hear(&self, pair: u16) -> bool {
+        match self {
+            Self::Kernel(_) => false,
+            Self::User(user) => user.has_doorbells(pair),
+        }
+    }
+
+    /// Stops a ring that this one has, and gives the index at which it goes on.
+    fn stop(&mut self, role: Role, ring: &Ring, generation: u64) -> io::Result<u16> {
         match self {
             Self::Kernel(kernel) => kernel.stop(kernels_index(role)),
-            Self::User(user) => user.stop(ring).map_err(io::Error::other),
+            Self::User(user) => user.stop(ring, generation).map_err(io::Error::other),
         }
     }
 }
@@ -150,6 +162,8 @@ impl Vhost {
 pub(super) struct Lent {
     role: Role,
     ring: Ring,
+    /// Who has it.
+    generation: u64,
     call: EventFd,
     error: EventFd,
     /// What was used reaches the driver without us.
@@ -162,28 +176,37 @@ pub(super) enum NotLent {
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error("vhost doesn't take it: {0}")]
-    Host(#[from] io::Error),
+    Host(io::Error),
+    #[error("no eventfd can be had for it: {0}")]
+    Event(io::Error),
+    #[error("whoever was to take it is gone")]
+    Gone,
 }
 
 impl Lent {
     /// Lends a ring. Should that fail, it is as it was.
-    pub(super) fn new(role: Role, mut ring: Ring, vhost: &mut Vhost) -> Result<Self, Box<(Ring, NotLent)>> {
+    /// `wake` wakes the thread that has it.
+    pub(super) fn new(
+        role: Role,
+        mut ring: Ring,
+        vhost: &mut Vhost,
+        wake: &EventFd,
+    ) -> Result<Self, Box<(Ring, NotLent)>> {
         let mut lend = |ring: &mut Ring| {
             let base = ring.hand_over()?;
-            let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            let event = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(NotLent::Event);
             let (call, error) = (event()?, event()?);
             let lines = Lines { kick: &ring.doorbell, call: &call, error: &error };
-            let connected = ring.notifier.connect(ring.index, &call);
-            if let Err(error) = vhost.start(role, ring, base, &lines) {
+            let connected = ring.notifier.connect(ring.index, &call, wake);
+            let generation = vhost.start(role, ring, base, &lines).inspect_err(|_| {
                 ring.notifier.disconnect(ring.index);
-                return Err(error.into());
-            }
-            // A ring of the doorbell before it began is nobody's. Only a full counter makes this fail, which says as much.
-            let _ = ring.doorbell.write(1);
-            Ok((call, error, connected))
+            })?;
+            // A ring of the doorbell before it began is nobody's.
+            let _ = doorbell::ring(&ring.doorbell);
+            Ok((generation, call, error, connected))
         };
         match lend(&mut ring) {
-            Ok((call, error, connected)) => Ok(Self { role, ring, call, error, connected }),
+            Ok((generation, call, error, connected)) => Ok(Self { role, ring, generation, call, error, connected }),
             Err(error) => Err(Box::new((ring, error))),
         }
     }
@@ -191,7 +214,7 @@ impl Lent {
     /// Takes it back. When this returns, nobody else touches it. An error: where it stands is not known.
     pub(super) fn take_back(mut self, vhost: Option<&mut Vhost>) -> io::Result<Ring> {
         let gone = || Err(io::ErrorKind::NotConnected.into());
-        let base = vhost.map_or_else(gone, |vhost| vhost.stop(self.role, &self.ring));
+        let base = vhost.map_or_else(gone, |vhost| vhost.stop(self.role, &self.ring, self.generation));
         if self.connected {
             self.ring.notifier.disconnect(self.ring.index);
         }
@@ -202,8 +225,18 @@ impl Lent {
         Ok(self.ring)
     }
 
+    /// Whether another one has come since, who knows nothing of it.
+    pub(super) fn is_others(&self, vhost: Option<&Vhost>) -> bool {
+        vhost.is_some_and(|vhost| vhost.generation() != self.generation)
+    }
+
     pub(super) fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// The thread was woken: what was used may have no other way to the driver any more.
+    pub(super) fn note_wake(&mut self) {
+        self.connected = self.connected && self.ring.notifier.is_connected(self.ring.index);
     }
 
     /// What the thread waits for.

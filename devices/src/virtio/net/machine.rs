@@ -281,6 +281,12 @@ impl Seat {
         }
     }
 
+    /// Whether the kernel listens to events that it is asked to listen to from now on.
+    pub(super) fn set_listens(&self, listens: bool) {
+        let Way::Pci { vectors, .. } = &self.way else { unreachable!() };
+        vectors.listens.store(listens, Ordering::Relaxed);
+    }
+
     fn pci(&self) -> (&MockMachine, &MockFunction) {
         match (&*self.host, &self.way) {
             (Host::Pci(machine), Way::Pci { function, .. }) => (machine, function),

@@ -18,6 +18,8 @@ mod device;
 mod header;
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod hostile_user_tests;
 mod lent;
 mod mac;
 #[cfg(test)]

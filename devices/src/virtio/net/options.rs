@@ -77,7 +77,7 @@ pub trait Reconnect: Debug + Send {
     ///
     /// # Errors
     ///
-    /// When nobody is there yet.
+    /// When nobody is there yet. [`io::ErrorKind::PermissionDenied`] says that somebody is who isn't wanted, or doesn't want us.
     fn try_connect(&mut self) -> io::Result<UnixStream>;
 }
 

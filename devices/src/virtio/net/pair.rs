@@ -27,8 +27,8 @@ use crate::sys::{doorbell, scheduling};
 use crate::virtio::device::QueueResources;
 use crate::virtio::queue::{QueueError, QueueState};
 
-/// How often a thread looks at its rings by itself while whoever has had them is gone: it has still got their doorbells, and may
-/// be the one to hear them.
+/// How often a thread looks at the rings that it serves by itself where another process has had them: it has still got their
+/// doorbells, and may be the one to hear them.
 const SUSPICION: Duration = Duration::from_millis(100);
 
 /// Which of a pair's queues.
@@ -149,9 +149,7 @@ impl<'a> Pair<'a> {
     /// Runs until nobody can give commands any more.
     pub(super) fn run(&mut self) -> io::Result<()> {
         while self.obey() {
-            if !self.passes() {
-                self.take_all_back();
-            }
+            self.take_back_where_due();
             self.port.maintain(&self.card, self.index);
             if self.passes() {
                 self.lend_all();
@@ -235,6 +233,9 @@ impl<'a> Pair<'a> {
         if self.port.vhost.is_none() {
             return;
         }
+        // What is left for this thread is to pass on interrupts.
+        self.pace = Pace::default();
+        self.hurry();
         if let Some(served) = self.receive.take_if(|served| !served.has_failed) {
             let ring = served.queue.stop(self.port);
             self.lend(Role::Receive, ring);
@@ -247,7 +248,8 @@ impl<'a> Pair<'a> {
 
     fn lend(&mut self, role: Role, ring: Ring) {
         let Some(vhost) = &mut self.port.vhost else { return self.serve(role, ring, false) };
-        match Lent::new(role, ring, vhost) {
+        let Some(wake) = self.card.wake_of(self.index) else { return self.serve(role, ring, false) };
+        match Lent::new(role, ring, vhost, wake) {
             Ok(lent) => {
                 if let Some(slot) = self.slot(role) {
                     *slot = Some(lent);
@@ -255,8 +257,7 @@ impl<'a> Pair<'a> {
             }
             Err(refused) => {
                 let (ring, error) = *refused;
-                if let (NotLent::Host(_), Some(Vhost::User(user))) = (&error, &self.port.vhost) {
-                    user.lose(&Loss::NotLent(error), &self.card);
+                if matches!(error, NotLent::Gone) {
                     return self.serve(role, ring, false);
                 }
                 if let Some(times) = self.card.refusals.hit() {
@@ -268,7 +269,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Takes a ring back. `None`: where it stands is lost, and so is whoever has worked it off.
+    /// Takes a ring back. `None`: where it stands is lost, and so is the kernel's vhost if it was that.
     fn take_back(&mut self, lent: Lent) -> Option<Ring> {
         let (index, notifier) = (lent.ring().index, lent.ring().notifier.clone());
         let result = lent.take_back(self.port.vhost.as_mut());
@@ -277,11 +278,20 @@ impl<'a> Pair<'a> {
                 if let Some(times) = self.card.refusals.hit() {
                     tracing::warn!(card = self.card.name, queue = index, times, "vhost doesn't stop: {error}");
                 }
-                // Its end ends whatever it does.
-                self.port.vhost = None;
+                // The end of the kernel's ends whatever it does. Nothing of ours ends a process.
+                self.port.vhost.take_if(|vhost| matches!(vhost, Vhost::Kernel(_)));
                 notifier.set_needs_reset();
             })
             .ok()
+    }
+
+    /// Takes back what is lent, if no frames pass or whoever had it has gone and another one has come.
+    fn take_back_where_due(&mut self) {
+        let passes = self.passes();
+        let vhost = self.port.vhost.as_ref();
+        if !passes || self.lent.iter().flatten().any(|lent| lent.is_others(vhost)) {
+            self.take_all_back();
+        }
     }
 
     fn take_all_back(&mut self) {
@@ -322,9 +332,16 @@ impl<'a> Pair<'a> {
             // A host that doesn't let us is as it was.
             if moves_much {
                 self.is_patient = scheduling::become_patient().unwrap_or(false);
-            } else if std::mem::take(&mut self.is_patient) {
-                let _ = scheduling::become_impatient();
+            } else {
+                self.hurry();
             }
+        }
+    }
+
+    /// Has this thread run as soon as it is woken.
+    fn hurry(&mut self) {
+        if std::mem::take(&mut self.is_patient) {
+            let _ = scheduling::become_impatient();
         }
     }
 
@@ -353,7 +370,8 @@ impl<'a> Pair<'a> {
         let (receive, transmit, control) = (next_of(&self.receive), next_of(&self.transmit), next_of(&self.control));
         let all = [receive, transmit, control];
         let is_busy = all.iter().any(|next| next.again) || self.attention.load(Ordering::Acquire);
-        let is_suspect = self.port.vhost.as_ref().is_some_and(Vhost::is_suspect);
+        let serves = self.receive.is_some() || self.transmit.is_some();
+        let is_suspect = serves && self.port.vhost.as_ref().is_some_and(|vhost| vhost.may_hear(self.index));
         let look = is_suspect.then(|| Instant::now().checked_add(SUSPICION)).flatten();
         let until = all.iter().filter_map(|next| next.until).chain(self.port.due()).chain(look).min();
         let timeout = if is_busy {
@@ -383,6 +401,7 @@ impl<'a> Pair<'a> {
         let (can_read, can_write, has_ended) = (backend.is_readable(), backend.is_writable(), backend.has_ended());
         if woken {
             wake.read()?;
+            self.lent.iter_mut().flatten().for_each(Lent::note_wake);
         }
         self.port.readable |= can_read;
         self.port.writable |= can_write;

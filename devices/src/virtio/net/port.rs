@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::card::Card;
 use super::counters::Reason;
-use super::lent::{NotLent, Vhost};
+use super::lent::Vhost;
 use super::spec;
 use super::stream::Stream;
 use super::tap::Tap;
@@ -57,7 +57,7 @@ pub(super) enum Loss {
     /// A frame was announced that is none.
     BadLength(u32),
     /// It doesn't take a ring.
-    NotLent(NotLent),
+    NotLent(io::Error),
 }
 
 impl fmt::Display for Loss {
@@ -65,7 +65,7 @@ impl fmt::Display for Loss {
         match self {
             Self::Closed => f.write_str("it was closed"),
             Self::Host(error) => write!(f, "{error}"),
-            Self::NotLent(error) => write!(f, "{error}"),
+            Self::NotLent(error) => write!(f, "it doesn't take a queue: {error}"),
             Self::BadLength(len) => {
                 write!(f, "it announced a frame of {len} bytes: 1 to {} are possible", spec::MAX_FRAME)
             }

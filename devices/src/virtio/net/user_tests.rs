@@ -11,6 +11,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
 use super::machine::{BUFFER, Bus, Drivers, HEADER, Machine, Peer, Seat, frame, options};
 use super::{Antispoof, Backend, Net, NetError, NetOptions, Reconnect, spec};
 use crate::virtio::VirtioDevice;
@@ -23,11 +25,11 @@ use crate::virtio::vhost::PATIENCE;
 mod bridge;
 use bridge::{FEATURES, MQ, PROTOCOL_FEATURES};
 
-const ALL: u64 = FEATURES | PROTOCOL_FEATURES;
-const BUSES: [Bus; 2] = [Bus::Mmio, Bus::Pci];
+pub(super) const ALL: u64 = FEATURES | PROTOCOL_FEATURES;
+pub(super) const BUSES: [Bus; 2] = [Bus::Mmio, Bus::Pci];
 
 #[derive(Debug)]
-struct Again(Receiver<UnixStream>, Sender<()>);
+pub(super) struct Again(pub(super) Receiver<UnixStream>, pub(super) Sender<()>);
 
 impl Reconnect for Again {
     fn try_connect(&mut self) -> io::Result<UnixStream> {
@@ -37,14 +39,14 @@ impl Reconnect for Again {
 }
 
 /// Where the next backend is given, and told that one is asked for.
-struct Next(Sender<UnixStream>, Receiver<()>);
+pub(super) struct Next(Sender<UnixStream>, Receiver<()>);
 
-fn backend(socket: UnixStream, pairs: u16) -> (Backend, Next) {
+pub(super) fn backend(socket: UnixStream, pairs: u16) -> (Backend, Next) {
     let ((give, get), (tried, tries)) = (channel(), channel());
     (Backend::VhostUser { socket, reconnect: Some(Box::new(Again(get, tried))), pairs }, Next(give, tries))
 }
 
-fn wires(count: usize) -> (Vec<Peer>, Vec<File>) {
+pub(super) fn wires(count: usize) -> (Vec<Peer>, Vec<File>) {
     let pair = |_| {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         (Peer::Tap(ours), File::from(OwnedFd::from(theirs)))
@@ -230,27 +232,31 @@ fn a_backend_that_ends_takes_the_link_down_until_there_is_another() {
 }
 
 /// What a backend does with a request: answers, says nothing, or closes.
-enum Does {
+pub(super) enum Does {
     Says(Vec<u8>),
     Nothing,
     Closes,
 }
 
-fn answer(code: u32, body: &[u8]) -> Does {
+pub(super) fn answer(code: u32, body: &[u8]) -> Does {
     Does::Says([&[code, 5, body.len() as u32].map(u32::to_ne_bytes).concat(), body].concat())
 }
 
-/// A backend that does what it is told to with each request.
-fn odd(mut does: impl FnMut(u32, &[u8]) -> Does + Send + 'static) -> UnixStream {
+/// A backend that does what it is told to with each request. Descriptors go nowhere.
+pub(super) fn odd(mut does: impl FnMut(u32, &[u8]) -> Does + Send + 'static) -> UnixStream {
+    odd_with_files(move |code, body, _| does(code, body))
+}
+
+/// The same, with the first descriptor that came with the request.
+pub(super) fn odd_with_files(mut does: impl FnMut(u32, &[u8], Option<File>) -> Does + Send + 'static) -> UnixStream {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     thread::spawn(move || {
         let mut header = [0; 12];
-        while theirs.read_exact(&mut header).is_ok() {
+        while let Ok((12, file)) = theirs.recv_with_fd(&mut header) {
             let [code, _, size] = [0, 4, 8].map(|at| u32::from_ne_bytes(header[at..at + 4].try_into().unwrap()));
             let mut body = vec![0; size as usize];
-            // Descriptors go nowhere.
             theirs.read_exact(&mut body).unwrap();
-            match does(code, &body) {
+            match does(code, &body, file) {
                 Does::Says(bytes) => theirs.write_all(&bytes).unwrap(),
                 Does::Nothing => {}
                 Does::Closes => return,
@@ -260,10 +266,10 @@ fn odd(mut does: impl FnMut(u32, &[u8]) -> Does + Send + 'static) -> UnixStream 
     ours
 }
 
-const GET_FEATURES: u32 = 1;
+pub(super) const GET_FEATURES: u32 = 1;
 const SET_MEM_TABLE: u32 = 5;
-const GET_VRING_BASE: u32 = 11;
-const SET_VRING_KICK: u32 = 12;
+pub(super) const GET_VRING_BASE: u32 = 11;
+pub(super) const SET_VRING_KICK: u32 = 12;
 
 #[test]
 fn backends_that_can_not_be_used_are_named() {
@@ -333,28 +339,42 @@ fn a_backend_that_drips_its_answer_has_no_more_time_than_others() {
     assert!(matches!(error, NetError::VhostUser(_)) && begun.elapsed() < 2 * PATIENCE, "{error}");
 }
 
+/// How it ends for a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    No,
+    Closed,
+    /// It hasn't said that it stops, and hasn't ended.
+    AtLarge,
+}
+
 #[test]
 fn a_backend_that_lies_harms_nobody_and_is_replaced_by_another_one() {
     let base = |index: u32, base: u32| answer(GET_VRING_BASE, &[index, base].map(u32::to_ne_bytes).concat());
     let index = |body: &[u8]| u32::from_ne_bytes(body[..4].try_into().unwrap());
-    type Case = (&'static str, u32, Box<dyn Fn(u32, &[u8]) -> Does + Send>, bool);
-    // What is done with a request, and whether that is the end.
+    type Case = (&'static str, u32, Box<dyn Fn(u32, &[u8]) -> Does + Send>, End);
+    // What is done with a request, and how that ends.
     let cases = || -> Vec<Case> {
         vec![
-            ("closes when it gets memory", SET_MEM_TABLE, Box::new(|_, _| Does::Closes), true),
-            ("closes when it gets a kick", SET_VRING_KICK, Box::new(|_, _| Does::Closes), true),
-            ("closes when it is to stop", GET_VRING_BASE, Box::new(|_, _| Does::Closes), true),
-            ("says nothing when it is to stop", GET_VRING_BASE, Box::new(|_, _| Does::Nothing), true),
-            ("stops another ring", GET_VRING_BASE, Box::new(move |_, body| base(index(body) ^ 1, 0)), true),
-            ("has a base that is no index", GET_VRING_BASE, Box::new(move |_, body| base(index(body), 1 << 16)), true),
-            ("answers half", GET_VRING_BASE, Box::new(|code, _| answer(code, &[0; 4])), true),
-            ("answers something huge", GET_VRING_BASE, Box::new(|_, _| Does::Says(vec![0xff; 4000])), true),
-            ("has a base that can't be", GET_VRING_BASE, Box::new(move |_, body| base(index(body), 12345)), false),
-            ("speaks when nobody asks", SET_VRING_KICK, Box::new(|_, _| Does::Says(vec![0; 100])), true),
+            ("closes when it gets memory", SET_MEM_TABLE, Box::new(|_, _| Does::Closes), End::Closed),
+            ("closes when it gets a kick", SET_VRING_KICK, Box::new(|_, _| Does::Closes), End::Closed),
+            ("closes when it is to stop", GET_VRING_BASE, Box::new(|_, _| Does::Closes), End::Closed),
+            ("says nothing when it is to stop", GET_VRING_BASE, Box::new(|_, _| Does::Nothing), End::AtLarge),
+            ("stops another ring", GET_VRING_BASE, Box::new(move |_, body| base(index(body) ^ 1, 0)), End::AtLarge),
+            (
+                "has a base that is no index",
+                GET_VRING_BASE,
+                Box::new(move |_, body| base(index(body), 1 << 16)),
+                End::AtLarge,
+            ),
+            ("answers half", GET_VRING_BASE, Box::new(|code, _| answer(code, &[0; 4])), End::AtLarge),
+            ("answers something huge", GET_VRING_BASE, Box::new(|_, _| Does::Says(vec![0xff; 4000])), End::AtLarge),
+            ("has a base that can't be", GET_VRING_BASE, Box::new(move |_, body| base(index(body), 12345)), End::No),
+            ("speaks when nobody asks", SET_VRING_KICK, Box::new(|_, _| Does::Says(vec![0; 100])), End::AtLarge),
         ]
     };
     for bus in BUSES {
-        for (name, at, does, is_end) in cases() {
+        for (name, at, does, end) in cases() {
             let (peers, wires) = wires(1);
             let liar = odd(move |code, body| match code {
                 code if code == at => does(code, body),
@@ -375,11 +395,23 @@ fn a_backend_that_lies_harms_nobody_and_is_replaced_by_another_one() {
             assert!(begun.elapsed() < 4 * PATIENCE, "{name}: {:?}", begun.elapsed());
             machine.neighbour_works();
             // Nobody has used anything; what was dropped here was dropped before the stop.
-            let state = states[1].1.clone().unwrap();
-            assert_eq!((state.next_avail, state.in_flight.len()), (state.next_used, 0), "{name}");
+            match &states[1].1 {
+                None => assert_eq!(end, End::AtLarge, "{name}"),
+                Some(state) => {
+                    assert!(end != End::AtLarge && state.in_flight.is_empty(), "{name}");
+                    assert_eq!(state.next_avail, state.next_used, "{name}");
+                }
+            }
             card.resume();
-            if is_end {
+            if end != End::No {
                 wait_for_link(card, false);
+                if end == End::AtLarge {
+                    // It may be in the rings that it had.
+                    assert!(card.needs_reset(), "{name}");
+                    card.reset();
+                    drivers = card.drivers(spec::F_CTRL_VQ);
+                    card.offer(&mut drivers, &frame(60));
+                }
                 card.serve(1, drivers.tx()).unwrap();
                 next.1.recv().unwrap();
                 let (socket, _end) = good(wires, ALL, 0);
@@ -487,6 +519,27 @@ fn interrupts_go_past_us_where_there_is_msix_and_follow_the_vector() {
     card.connected(0);
     let mut drivers = card.drivers(0);
     passes(card, &mut drivers);
+}
+
+#[test]
+fn an_event_that_the_host_does_not_take_with_its_new_vector_is_passed_on_by_us() {
+    let (machine, _end, _next) = machine(Bus::Pci, 1, ALL, 0);
+    let card = &machine.card;
+    let mut drivers = card.drivers(spec::F_CTRL_VQ);
+    passes(card, &mut drivers);
+    card.connected(2);
+    card.set_listens(false);
+    card.set_vector(1, QUEUE_VECTOR);
+    card.connected(1);
+    card.set_listens(true);
+    for _ in 0..3 {
+        passes(card, &mut drivers);
+    }
+    card.connected(1);
+    card.reset();
+    let mut drivers = card.drivers(spec::F_CTRL_VQ);
+    passes(card, &mut drivers);
+    card.connected(2);
 }
 
 #[test]

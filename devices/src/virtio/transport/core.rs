@@ -18,6 +18,7 @@ use super::super::notifier::{DeviceInterrupt, Notifier};
 use super::super::queue::{Queue, QueueConfig, QueueError, QueueState};
 use super::super::{features, status};
 use crate::GuestRam;
+use crate::sys::doorbell;
 use crate::throttle::Throttle;
 use crate::token_bucket::{Rate, TokenBucket};
 
@@ -100,7 +101,8 @@ impl Core {
             .queue_sizes()
             .iter()
             .map(|&max_size| {
-                // Blocking reads: a worker sleeps in one. Writes never block, as the counter can't get near its end.
+                // Blocking reads: a worker sleeps in one. Writes never block, as the counter can't get near its end; whoever
+                // gives the doorbell to somebody else sees to it that they don't block then either.
                 let doorbell = EventFd::new(libc::EFD_CLOEXEC)?;
                 let config = QueueConfig { size: max_size, ..QueueConfig::default() };
                 let state = Some(QueueState::default());
@@ -230,7 +232,7 @@ impl Core {
 
     /// The driver rings a doorbell. In a VM most rings go past this, through `ioeventfd`.
     pub fn notify(&mut self, index: u32) {
-        match self.slot(index).map(|slot| slot.doorbell.write(1)) {
+        match self.slot(index).map(|slot| doorbell::ring(&slot.doorbell)) {
             Some(Ok(())) => (),
             Some(Err(_)) | None => self.count_illegal("a doorbell is rung that does not exist"),
         }

@@ -7,12 +7,13 @@
 //! mapped, until the ring is stopped. Nothing in here knows what a ring is for.
 
 mod kernel;
+mod patience;
 mod user;
 
 pub(crate) use kernel::Kernel;
-pub(crate) use user::Frontend;
 #[cfg(test)]
-pub(crate) use user::PATIENCE;
+pub(crate) use patience::PATIENCE;
+pub(crate) use user::Frontend;
 
 use vmm_sys_util::eventfd::EventFd;
 

@@ -8,6 +8,7 @@
 //! demanded of it, but that there is one for many queues where there are many.
 
 use std::io::{self, ErrorKind, Read};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -17,11 +18,17 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::Lines;
+use super::patience::{Deadline, Patience};
 use crate::GuestRam;
+use crate::sys::poll::{self, Watch};
 use crate::virtio::queue::Queue;
 
-/// How long the backend has for all that one operation on a ring asks of it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+impl Drop for Frontend {
+    fn drop(&mut self) {
+        // Another handle may be open, and the backend is to know at once.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
 
 /// Requests, by their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +82,7 @@ pub(crate) struct Frontend {
     /// What it was told of the driver's features, once it was.
     features: Option<u64>,
     knows_memory: bool,
+    patience: Patience,
 }
 
 impl Frontend {
@@ -82,8 +90,9 @@ impl Frontend {
     /// a network.
     pub(crate) fn new(socket: UnixStream, pairs: u16) -> io::Result<Self> {
         socket.set_nonblocking(false)?;
-        let mut this = Self { socket, offered: 0, protocol: 0, features: None, knows_memory: false };
-        let until = until();
+        let patience = Patience::new(Instant::now());
+        let mut this = Self { socket, offered: 0, protocol: 0, features: None, knows_memory: false, patience };
+        let until = this.patience.begin(Instant::now());
         this.offered = this.ask_u64(Request::GET_FEATURES, until)?;
         let mut queues = None;
         if this.offered & F_PROTOCOL_FEATURES != 0 {
@@ -118,6 +127,12 @@ impl Frontend {
         self.socket.try_clone()
     }
 
+    /// Whether it has closed, as each process does that ends.
+    pub(crate) fn has_closed(&self) -> bool {
+        let mut watches = [Watch::new(&self.socket, false, false)];
+        poll::wait(&mut watches, Some(Duration::ZERO)).is_ok() && watches.iter().any(Watch::has_ended)
+    }
+
     /// Has it work off a ring, which has stopped or never run, from `base` on. While another one runs, features are the same.
     pub(crate) fn start(
         &mut self,
@@ -127,7 +142,26 @@ impl Frontend {
         base: u16,
         lines: &Lines<'_>,
     ) -> io::Result<()> {
-        let until = until();
+        self.in_time(|this, until| this.set_up(index, features, queue, base, lines, until))
+    }
+
+    /// Does what the backend has to answer within a time.
+    fn in_time<T>(&mut self, does: impl FnOnce(&mut Self, Deadline) -> io::Result<T>) -> io::Result<T> {
+        let until = self.patience.begin(Instant::now());
+        let done = does(self, until);
+        self.patience.end(Instant::now());
+        done
+    }
+
+    fn set_up(
+        &mut self,
+        index: u32,
+        features: u64,
+        queue: &Queue,
+        base: u16,
+        lines: &Lines<'_>,
+        until: Deadline,
+    ) -> io::Result<()> {
         if self.features != Some(features) {
             let all = features | self.offered & F_PROTOCOL_FEATURES;
             self.tell(Request::SET_FEATURES, &all.to_ne_bytes(), &[], until)?;
@@ -151,9 +185,10 @@ impl Frontend {
 
     /// Stops a ring, and gives the index at which it goes on, as the backend says.
     pub(crate) fn stop(&mut self, index: u32) -> io::Result<u16> {
-        let until = until();
-        self.enable(index, false, until)?;
-        let answer = self.ask::<8>(Request::GET_VRING_BASE, &state(index, 0), until)?;
+        let answer = self.in_time(|this, until| {
+            this.enable(index, false, until)?;
+            this.ask::<8>(Request::GET_VRING_BASE, &state(index, 0), until)
+        })?;
         let [a, b, c, d, base @ ..] = answer;
         let (named, base) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes(base));
         match u16::try_from(base) {
@@ -162,7 +197,7 @@ impl Frontend {
         }
     }
 
-    fn enable(&mut self, index: u32, on: bool, until: Instant) -> io::Result<()> {
+    fn enable(&mut self, index: u32, on: bool, until: Deadline) -> io::Result<()> {
         // Without protocol features, a ring is enabled when it starts.
         if self.offered & F_PROTOCOL_FEATURES == 0 {
             return Ok(());
@@ -170,7 +205,7 @@ impl Frontend {
         self.tell(Request::SET_VRING_ENABLE, &state(index, on.into()), &[], until)
     }
 
-    fn set_memory(&mut self, ram: &GuestRam, until: Instant) -> io::Result<()> {
+    fn set_memory(&mut self, ram: &GuestRam, until: Deadline) -> io::Result<()> {
         let (mut body, mut files) = (Vec::new(), Vec::new());
         for region in ram.iter() {
             let part = region.file_offset().ok_or_else(|| {
@@ -190,12 +225,12 @@ impl Frontend {
         self.tell(Request::SET_MEM_TABLE, &[count.as_slice(), &body].concat(), &files, until)
     }
 
-    fn set_event(&mut self, request: Request, index: u32, event: &EventFd, until: Instant) -> io::Result<()> {
+    fn set_event(&mut self, request: Request, index: u32, event: &EventFd, until: Deadline) -> io::Result<()> {
         self.tell(request, &u64::from(index).to_ne_bytes(), &[event.as_raw_fd()], until)
     }
 
     /// Sends what has no answer of its own, and waits until it was done where the backend can say so.
-    fn tell(&mut self, request: Request, body: &[u8], files: &[RawFd], until: Instant) -> io::Result<()> {
+    fn tell(&mut self, request: Request, body: &[u8], files: &[RawFd], until: Deadline) -> io::Result<()> {
         let is_answered = self.protocol & PROTOCOL_F_REPLY_ACK != 0;
         self.send(request, if is_answered { NEED_REPLY } else { 0 }, body, files, until)?;
         if is_answered && u64::from_ne_bytes(self.receive(request, until)?) != 0 {
@@ -204,16 +239,16 @@ impl Frontend {
         Ok(())
     }
 
-    fn ask<const N: usize>(&mut self, request: Request, body: &[u8], until: Instant) -> io::Result<[u8; N]> {
+    fn ask<const N: usize>(&mut self, request: Request, body: &[u8], until: Deadline) -> io::Result<[u8; N]> {
         self.send(request, 0, body, &[], until)?;
         self.receive(request, until)
     }
 
-    fn ask_u64(&mut self, request: Request, until: Instant) -> io::Result<u64> {
+    fn ask_u64(&mut self, request: Request, until: Deadline) -> io::Result<u64> {
         self.ask(request, &[], until).map(u64::from_ne_bytes)
     }
 
-    fn send(&mut self, request: Request, flags: u32, body: &[u8], files: &[RawFd], until: Instant) -> io::Result<()> {
+    fn send(&mut self, request: Request, flags: u32, body: &[u8], files: &[RawFd], until: Deadline) -> io::Result<()> {
         let size = u32::try_from(body.len()).map_err(io::Error::other)?;
         let header = [request as u32, VERSION | flags, size].map(u32::to_ne_bytes).concat();
         let message = [header.as_slice(), body].concat();
@@ -227,14 +262,14 @@ impl Frontend {
                     files = &[];
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(slow(request)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(slow(request, until)),
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    fn receive<const N: usize>(&mut self, request: Request, until: Instant) -> io::Result<[u8; N]> {
+    fn receive<const N: usize>(&mut self, request: Request, until: Deadline) -> io::Result<[u8; N]> {
         let mut header = [0; HEADER];
         self.read(&mut header, request, until)?;
         let ([code, flags, size], _) = header.as_chunks::<4>() else { return Err(nonsense(request)) };
@@ -248,14 +283,14 @@ impl Frontend {
         Ok(body)
     }
 
-    fn read(&mut self, mut to: &mut [u8], request: Request, until: Instant) -> io::Result<()> {
+    fn read(&mut self, mut to: &mut [u8], request: Request, until: Deadline) -> io::Result<()> {
         while !to.is_empty() {
             self.socket.set_read_timeout(Some(left(until, request)?))?;
             match self.socket.read(to) {
                 Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "it was closed")),
                 Ok(got) => to = to.get_mut(got..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(slow(request)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(slow(request, until)),
                 Err(error) => return Err(error),
             }
         }
@@ -269,19 +304,16 @@ fn state(index: u32, number: u32) -> [u8; 8] {
     [a, b, c, d, e, f, g, h]
 }
 
-fn until() -> Instant {
-    let now = Instant::now();
-    now.checked_add(PATIENCE).unwrap_or(now)
-}
-
 /// How long there is to wait, which is never zero: that would be for ever.
-fn left(until: Instant, request: Request) -> io::Result<Duration> {
-    let left = until.saturating_duration_since(Instant::now());
-    if left < Duration::from_micros(1) { Err(slow(request)) } else { Ok(left) }
+fn left(until: Deadline, request: Request) -> io::Result<Duration> {
+    let left = until.at.saturating_duration_since(Instant::now());
+    if left < Duration::from_micros(1) { Err(slow(request, until)) } else { Ok(left) }
 }
 
-fn slow(request: Request) -> io::Error {
-    io::Error::new(ErrorKind::TimedOut, format!("it hasn't answered {request:?} within {PATIENCE:?}"))
+fn slow(request: Request, until: Deadline) -> io::Error {
+    // Not to the nanosecond.
+    let of = Duration::from_millis(u64::try_from(until.of.as_millis()).unwrap_or(u64::MAX));
+    io::Error::new(ErrorKind::TimedOut, format!("it hasn't answered {request:?} within {of:?}"))
 }
 
 fn nonsense(request: Request) -> io::Error {

@@ -28,7 +28,15 @@ pub(super) struct Interrupt {
     config: AtomicU16,
     queues: Box<[AtomicU16]>,
     /// The queues whose events raise their vectors without us.
-    connected: Mutex<Vec<(u16, EventFd)>>,
+    connected: Mutex<Vec<Connected>>,
+}
+
+#[derive(Debug)]
+struct Connected {
+    queue: u16,
+    event: EventFd,
+    /// Wakes who has to listen should the host not do so any more.
+    wake: EventFd,
 }
 
 impl Interrupt {
@@ -61,17 +69,25 @@ impl Interrupt {
     pub(super) fn set_queue_vector(&self, queue: u16, vector: u16) {
         let Some(slot) = self.queues.get(usize::from(queue)) else { return };
         // Held so that an event which is connected just now goes to one of the two and follows.
-        let connected = self.lock();
+        let mut connected = self.lock();
         let new = self.existing(vector);
         let old = slot.swap(new, Ordering::AcqRel);
-        if let Some((_, event)) = connected.iter().find(|(index, _)| *index == queue) {
+        connected.retain(|Connected { queue: index, event, wake }| {
+            if *index != queue {
+                return true;
+            }
             self.msix.detach(old, queue);
             // Without a vector it keeps what it is told.
-            self.msix.attach(new, queue, event);
-        }
+            if self.msix.attach(new, queue, event) || new == NO_VECTOR {
+                return true;
+            }
+            // Only a full counter makes this fail, and then somebody wakes up as well.
+            let _ = wake.write(1);
+            false
+        });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(u16, EventFd)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Connected>> {
         self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -102,22 +118,26 @@ impl DeviceInterrupt for Interrupt {
         self.msix.trigger(self.queue_vector(index));
     }
 
-    fn connect(&self, index: u16, event: &EventFd) -> bool {
+    fn connect(&self, index: u16, event: &EventFd, wake: &EventFd) -> bool {
         let mut connected = self.lock();
         let vector = self.queue_vector(index);
         // Without MSI-X, the driver looks at the register, which somebody has to set.
-        let Ok(own) = event.try_clone() else { return false };
+        let (Ok(own), Ok(wake)) = (event.try_clone(), wake.try_clone()) else { return false };
         let is_connected = self.msix.enabled() && self.msix.attach(vector, index, event);
         if is_connected {
-            connected.push((index, own));
+            connected.push(Connected { queue: index, event: own, wake });
         }
         is_connected
+    }
+
+    fn is_connected(&self, index: u16) -> bool {
+        self.lock().iter().any(|connected| connected.queue == index)
     }
 
     fn disconnect(&self, index: u16) {
         let mut connected = self.lock();
         self.msix.detach(self.queue_vector(index), index);
-        connected.retain(|(queue, _)| *queue != index);
+        connected.retain(|connected| connected.queue != index);
     }
 
     fn config(&self) {
