@@ -161,6 +161,13 @@ pub(super) fn duplicate(number: i32) -> io::Result<OwnedFd> {
     Ok(own)
 }
 
+/// Whether a descriptor can be read from and written to.
+pub(super) fn is_read_and_written(fd: &impl AsFd) -> bool {
+    // SAFETY: gives a number.
+    let flags = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GETFL) };
+    flags >= 0 && flags & libc::O_ACCMODE == libc::O_RDWR
+}
+
 /// Has writes to a descriptor, and reads from it, fail where they would have to wait.
 pub(super) fn never_wait(fd: &impl AsFd) -> io::Result<()> {
     let number = fd.as_fd().as_raw_fd();
