@@ -221,5 +221,7 @@ mod tests {
         let own = duplicate(null.as_raw_fd()).unwrap();
         assert_ne!(own.as_raw_fd(), null.as_raw_fd());
         assert!(tap_flags(&own).is_err());
+        assert!(!is_read_and_written(&null) && !is_read_and_written(&own));
+        assert!(is_read_and_written(&File::options().read(true).write(true).open("/dev/null").unwrap()));
     }
 }
