@@ -34,14 +34,15 @@ pub(crate) fn wait(doorbell: &EventFd, timeout: Option<Duration>) -> io::Result<
     }
 }
 
-/// Rings a doorbell that others may have as well. One that rings already isn't written to: whoever takes that looks as well.
+/// Rings a doorbell that others may have as well. One that is full isn't written to: it rings. One that rings already is, as
+/// the kernel's vhost never takes it, and looks at its ring when somebody writes.
 ///
 /// So this doesn't wait for a counter to have room. What remains: somebody who has taken back [`never_wait`] and fills the
 /// counter between our look and our write.
 pub(crate) fn ring(doorbell: &EventFd) -> io::Result<()> {
     // What the ring is about comes before the look at it, as whoever takes it looks afterwards.
     fence(Ordering::SeqCst);
-    if is_ringing(doorbell) {
+    if is_full(doorbell) {
         return Ok(());
     }
     match doorbell.write(1) {
@@ -97,9 +98,28 @@ pub(crate) fn is_ringing(event: &EventFd) -> bool {
     poll::wait(&mut watches, Some(Duration::ZERO)).is_ok() && watches.iter().any(Watch::is_readable)
 }
 
+/// Whether an eventfd's counter has no room for one more.
+fn is_full(event: &EventFd) -> bool {
+    let mut watches = [Watch::new(event, false, true)];
+    poll::wait(&mut watches, Some(Duration::ZERO)).is_ok() && !watches.iter().any(Watch::is_writable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_ring_is_written_until_there_is_no_room_and_none_waits() {
+        for flags in [0, libc::EFD_NONBLOCK] {
+            let event = EventFd::new(flags | libc::EFD_CLOEXEC).unwrap();
+            ring(&event).unwrap();
+            ring(&event).unwrap();
+            assert_eq!(event.read().unwrap(), 2);
+            event.write(u64::MAX - 1).unwrap();
+            ring(&event).unwrap();
+            assert_eq!(event.read().unwrap(), u64::MAX - 1);
+        }
+    }
 
     #[test]
     fn what_is_taken_is_silent_and_taking_never_waits() {

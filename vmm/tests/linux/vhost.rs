@@ -81,7 +81,7 @@ fn the_kernel_moves_frames_on_both_transports_with_one_and_two_queues() {
         ended.assert_clean();
         for (card, transport, queues) in CARDS {
             let place = if transport == "pci" { "/sys/devices/pci0000:00/" } else { "/sys/devices/" };
-            ended.assert_says(&format!("card {card}: {queues} queues on {place}"));
+            ended.assert_says(&format!("card {card}: {queues} queues for 1500 bytes on {place}"));
         }
         assert_eq!(ended.output.matches("netload: end echo bytes=100 ").count(), 8, "{}", ended.output);
         assert_eq!(ended.output.matches("sent=100 received=100").count(), 4, "{}", ended.output);
@@ -246,7 +246,7 @@ fn another_process_moves_frames_and_the_link_follows_it() {
         assert_eq!(ended.errors.lines().count(), 1, "{}", ended.errors);
         for (card, transport, queues) in CARDS {
             let place = if transport == "pci" { "/sys/devices/pci0000:00/" } else { "/sys/devices/" };
-            ended.assert_says(&format!("card {card}: {queues} queues on {place}"));
+            ended.assert_says(&format!("card {card}: {queues} queues for 1500 bytes on {place}"));
         }
         assert_eq!(ended.output.matches("netload: end echo bytes=100 ").count(), 5, "{}", ended.output);
         assert_transfers(&ended.output, 3);
