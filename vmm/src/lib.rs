@@ -34,6 +34,7 @@ mod machine;
 mod net;
 mod serial;
 mod storage;
+mod unix_socket;
 mod vcpu;
 mod vm;
 
