@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use vm_memory::ByteValued;
+
 use super::announcer::Announcer;
 use super::chain::Chain;
 use super::notifier::Notifier;
@@ -61,6 +63,11 @@ impl ActiveQueue {
     /// Takes the next chain into [`Self::chain`]: those first that were in flight when the queue was stopped.
     pub(crate) fn take(&mut self) -> Result<Option<Popped>, QueueError> {
         self.queue.take(&mut self.chain)
+    }
+
+    /// Takes the header out of the chain that was taken last: see [`Chain::take_header`].
+    pub(crate) fn take_header<T: ByteValued>(&mut self) -> Option<T> {
+        self.chain.take_header(self.queue.mem())
     }
 
     /// Gives a chain back, into which `written` bytes were written, and by which `moved` bytes were moved.

@@ -15,6 +15,7 @@ pub mod queue;
 mod split;
 pub mod transport;
 pub(crate) mod vhost;
+pub mod vsock;
 mod worker;
 
 pub use device::{QueueResources, StartError, VirtioDevice};

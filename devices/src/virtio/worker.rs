@@ -74,6 +74,16 @@ pub(crate) trait Service: Debug + Send + 'static {
     /// When a ring can't be trusted any more: then the device needs a reset, and nothing of it is served before.
     fn serve(&mut self, event: Event, waits: &mut Waits) -> Result<(), QueueError>;
 
+    /// All that has happened was served, and the thread is about to sleep: does what is better done once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::serve`] does.
+    fn finish(&mut self, waits: &mut Waits) -> Result<(), QueueError> {
+        let _ = waits;
+        Ok(())
+    }
+
     /// Forgets what the driver has set or begun. All queues are stopped.
     fn reset(&mut self, waits: &mut Waits);
 }
@@ -348,6 +358,7 @@ impl<S: Service> Desk<'_, S> {
             for index in std::mem::take(&mut self.waits.again) {
                 self.serve(Event::Queue(index));
             }
+            self.attempt(S::finish);
             if !self.has_failed {
                 self.wait(&mut events)?;
             }
@@ -374,7 +385,8 @@ impl<S: Service> Desk<'_, S> {
             Command::Start { index, resources, features } => {
                 let QueueResources { queue, doorbell, notifier } = resources;
                 let fd = doorbell.as_raw_fd();
-                self.waits.control(ControlOperation::Add, fd, index.into(), EventSet::IN)?;
+                // Each ring is an edge, so that nobody has to take it: a call less for each.
+                self.waits.control(ControlOperation::Add, fd, index.into(), EventSet::IN | EventSet::EDGE_TRIGGERED)?;
                 self.queues.push((index, doorbell, notifier.clone()));
                 self.service.start(ActiveQueue::new(index, queue, notifier), features, &mut self.waits);
                 // It may hold chains already: a driver needn't ring before the device sleeps.
@@ -400,10 +412,14 @@ impl<S: Service> Desk<'_, S> {
     }
 
     fn serve(&mut self, event: Event) {
+        self.attempt(|service, waits| service.serve(event, waits));
+    }
+
+    fn attempt(&mut self, serve: impl FnOnce(&mut S, &mut Waits) -> Result<(), QueueError>) {
         if self.has_failed {
             return;
         }
-        if let Err(error) = self.service.serve(event, &mut self.waits) {
+        if let Err(error) = serve(self.service, &mut self.waits) {
             // A guest has to reset its device for each of these.
             static LIES: Throttle = Throttle::new();
             if let Some(times) = LIES.hit() {
