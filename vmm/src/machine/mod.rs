@@ -6,6 +6,7 @@ mod disk;
 pub(crate) mod net;
 mod rate;
 mod virtio;
+pub(crate) mod vsock;
 
 use std::sync::Arc;
 

@@ -90,9 +90,37 @@ impl From<io::Error> for Failure {
 }
 
 fn config(arguments: &RunArguments) -> Config {
-    let RunArguments { kernel, initrd, cmdline, pvh, rootfs, disk, net, cpus, memory, serial, name, transport, .. } =
-        arguments.clone();
-    Config { name, kernel, pvh, initrd, cmdline, rootfs, disks: disk, nets: net, cpus, memory, serial, transport }
+    let RunArguments {
+        kernel,
+        initrd,
+        cmdline,
+        pvh,
+        rootfs,
+        disk,
+        net,
+        vsock,
+        cpus,
+        memory,
+        serial,
+        name,
+        transport,
+        ..
+    } = arguments.clone();
+    Config {
+        name,
+        kernel,
+        pvh,
+        initrd,
+        cmdline,
+        rootfs,
+        disks: disk,
+        nets: net,
+        vsock,
+        cpus,
+        memory,
+        serial,
+        transport,
+    }
 }
 
 /// Every queue of every disk takes a handful of descriptors, and the limit that most processes start with was made for
