@@ -450,11 +450,7 @@ impl<S: Service> Desk<'_, S> {
                 let _ = self.attention.event.read();
             } else if token >= FIRST_TOKEN {
                 self.serve(Event::Ready { token, ready: event.event_set() });
-            } else if let Some((index, doorbell, _)) = self.queues.iter().find(|(index, ..)| u64::from(*index) == token)
-            {
-                // A guest that rings faster than this takes it wakes us again.
-                let _ = doorbell.read();
-                let index = *index;
+            } else if let Ok(index) = u16::try_from(token) {
                 self.waits.again.retain(|again| *again != index);
                 self.serve(Event::Queue(index));
             }

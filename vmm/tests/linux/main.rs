@@ -23,3 +23,4 @@ mod skip;
 #[path = "../../../devices/tests/sound/mod.rs"]
 mod sound;
 mod vhost;
+mod vsock;

@@ -66,9 +66,10 @@ impl Credit {
         self.forwarded = self.forwarded.wrapping_add(bytes);
     }
 
-    /// Whether the guest should be told, as it may wait for that: half of its room is there again.
+    /// Whether the guest should be told, as it may wait for that: half of the room that it uses is there again. A Linux guest
+    /// uses no more than it has for what comes to it.
     pub(super) fn should_tell(&self) -> bool {
-        self.forwarded.wrapping_sub(self.told) >= self.alloc / 2
+        self.forwarded.wrapping_sub(self.told) >= (self.alloc.min(self.guest_alloc) / 2).max(1)
     }
 
     /// What we have room for, and what we have taken out: the guest is told it now.
@@ -82,10 +83,11 @@ impl Credit {
         self.alloc.saturating_sub(LEAST)
     }
 
-    /// Takes from `pool` to double the room, if that has as much. What was promised is never taken back while the connection
-    /// lives.
+    /// Takes from `pool` to double the room, if that has as much and the guest would use it. What was promised is never taken
+    /// back while the connection lives.
     pub(super) fn grow(&mut self, pool: &mut u32) {
-        let more = self.alloc.min(MOST.saturating_sub(self.alloc));
+        let useful = MOST.min(self.guest_alloc);
+        let more = self.alloc.min(useful.saturating_sub(self.alloc));
         if let Some(rest) = pool.checked_sub(more) {
             *pool = rest;
             self.alloc = self.alloc.saturating_add(more);
@@ -132,6 +134,7 @@ mod tests {
     #[test]
     fn the_guest_is_told_when_half_of_its_room_is_there_again() {
         let mut credit = Credit::new();
+        credit.learn(u32::MAX, 0);
         assert!(credit.receive(LEAST));
         credit.forward(LEAST as usize / 2 - 1);
         assert!(!credit.should_tell());
@@ -139,18 +142,32 @@ mod tests {
         assert!(credit.should_tell());
         credit.tell();
         assert!(!credit.should_tell());
+        // One with less room for itself uses no more of ours.
+        credit.learn(1000, 0);
+        credit.forward(499);
+        assert!(!credit.should_tell());
+        credit.forward(1);
+        assert!(credit.should_tell());
     }
 
     #[test]
     fn room_grows_as_far_as_the_pool_goes() {
         let (mut credit, mut pool) = (Credit::new(), 4 << 20);
+        credit.learn(u32::MAX, 0);
         for _ in 0..10 {
             credit.grow(&mut pool);
         }
         assert_eq!((credit.alloc, credit.extra(), pool), (MOST, MOST - LEAST, (4 << 20) - (MOST - LEAST)));
         assert!(credit.receive(MOST) && !credit.receive(1));
         let (mut credit, mut pool) = (Credit::new(), LEAST - 1);
+        credit.learn(u32::MAX, 0);
         credit.grow(&mut pool);
         assert_eq!((credit.alloc, pool), (LEAST, LEAST - 1));
+        // Nor is there more than the guest uses.
+        let mut pool = u32::MAX;
+        credit.learn(LEAST + 5, 0);
+        credit.grow(&mut pool);
+        credit.grow(&mut pool);
+        assert_eq!(credit.alloc, LEAST + 5);
     }
 }

@@ -52,15 +52,17 @@ impl Receive {
         Self { queue, rooms: VecDeque::new(), headers, data, bytes: 0, header: Vec::new() }
     }
 
-    /// Looks for buffers, if none is there. `false`: the guest has given none, and rings when it does.
+    /// Looks for buffers, if none is there. `false`: the guest has given none that has room for a packet.
     pub(super) fn has_room(&mut self) -> Result<bool, QueueError> {
-        while self.rooms.is_empty() {
+        if self.rooms.is_empty() {
             self.fill()?;
-            if self.rooms.is_empty() && !self.queue.end()? {
-                return Ok(false);
-            }
         }
-        Ok(true)
+        Ok(!self.rooms.is_empty())
+    }
+
+    /// Has the guest ring when it gives a buffer. `true`: there is one already.
+    pub(super) fn wait_for_room(&mut self) -> Result<bool, QueueError> {
+        self.queue.end()
     }
 
     /// Takes as many buffers as are there, up to a bound.

@@ -458,8 +458,14 @@ impl Muxer {
 
     fn deliver_to(&mut self, receive: &mut Receive, waits: &mut Waits) -> Result<(), QueueError> {
         for _ in 0..MAX_TURNS {
-            if !self.table.has_something() || !receive.has_room()? {
+            if !self.table.has_something() {
                 return receive.announce();
+            }
+            if !receive.has_room()? {
+                if receive.wait_for_room()? {
+                    waits.again(spec::RECEIVE);
+                }
+                return Ok(());
             }
             if let Some(reset) = self.table.next_reset(self.cid) {
                 receive.put(reset)?;

@@ -363,3 +363,32 @@ fn a_listener_that_is_busy_is_asked_again() {
     let (header, _) = rig.next();
     assert_eq!((header.op, header.dst_port), (spec::OP_RESPONSE, 2));
 }
+
+#[test]
+fn a_guest_that_waits_for_credit_is_told_of_it_unasked() {
+    let mut rig = Rig::ready();
+    let listener = rig.listen(1);
+    let mut stream = rig.connect(10, &listener, 1);
+    const BYTES: usize = 8 << 20;
+    let reader = std::thread::spawn(move || {
+        let (mut read, mut buffer) = (0, vec![0; 16 << 10]);
+        while read < BYTES {
+            read += stream.read(&mut buffer).unwrap();
+        }
+        stream
+    });
+    let (mut alloc, mut fwd, mut sent) = (LEAST, 0u32, 0u32);
+    while (sent as usize) < BYTES {
+        let room = (alloc - (sent - fwd)).min(64 << 10);
+        if room > 0 {
+            rig.send_data(10, 1, &vec![7; room as usize]);
+            sent += room;
+        } else {
+            let (header, _) = rig.next();
+            rig.give(1);
+            assert_eq!(header.op, spec::OP_CREDIT_UPDATE);
+            (alloc, fwd) = (header.buf_alloc, header.fwd_cnt);
+        }
+    }
+    reader.join().unwrap();
+}
