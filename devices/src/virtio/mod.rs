@@ -11,6 +11,7 @@ pub mod device;
 pub mod mock;
 pub mod net;
 pub mod notifier;
+mod pace;
 pub mod queue;
 mod split;
 pub mod transport;

@@ -22,6 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::active_queue::ActiveQueue;
 use super::device::{QueueResources, StartError};
 use super::notifier::Notifier;
+use super::pace::{Moved, Pacer};
 use super::queue::{QueueError, QueueState};
 use crate::throttle::Throttle;
 
@@ -95,11 +96,16 @@ pub(crate) struct Waits {
     /// Queues that are served again before anything is waited for.
     again: Vec<u16>,
     time: Option<Instant>,
+    /// What has gone to the driver since the thread slept.
+    received: Moved,
+    /// What has come from it.
+    sent: Moved,
 }
 
 impl Waits {
     fn new() -> io::Result<Self> {
-        Ok(Self { epoll: Epoll::new()?, again: Vec::new(), time: None })
+        let (received, sent) = (Moved::default(), Moved::default());
+        Ok(Self { epoll: Epoll::new()?, again: Vec::new(), time: None, received, sent })
     }
 
     fn control(&self, what: ControlOperation, fd: RawFd, token: u64, interest: EventSet) -> io::Result<()> {
@@ -128,6 +134,16 @@ impl Waits {
         if !self.again.contains(&index) {
             self.again.push(index);
         }
+    }
+
+    /// So many bytes went to the driver at once. A service that says so has its thread wait its turn while it moves much.
+    pub(crate) fn note_received(&mut self, bytes: usize) {
+        self.received.add(bytes);
+    }
+
+    /// So many bytes came from the driver at once.
+    pub(crate) fn note_sent(&mut self, bytes: usize) {
+        self.sent.add(bytes);
     }
 
     /// Has [`Event::Time`] come at `time`, or not at all.
@@ -224,7 +240,15 @@ impl Thread {
             });
             service.begin(&mut waits);
             let (queues, has_failed) = (Vec::new(), false);
-            let desk = Desk { name: &told, service: &mut *service, attention: &attention, waits, queues, has_failed };
+            let desk = Desk {
+                name: &told,
+                service: &mut *service,
+                attention: &attention,
+                waits,
+                queues,
+                has_failed,
+                pacer: Pacer::default(),
+            };
             if let Err(error) = desk.run(&receiver) {
                 tracing::warn!(device = told, "its queues have stopped: {error}");
                 notifier.set_needs_reset();
@@ -339,6 +363,7 @@ struct Desk<'a, S> {
     queues: Vec<(u16, EventFd, Arc<Notifier>)>,
     /// A ring can't be trusted, and nothing is served before the reset.
     has_failed: bool,
+    pacer: Pacer,
 }
 
 impl<S: Service> Desk<'_, S> {
@@ -360,6 +385,8 @@ impl<S: Service> Desk<'_, S> {
             }
             self.attempt(S::finish);
             if !self.has_failed {
+                let (received, sent) = (&mut self.waits.received, &mut self.waits.sent);
+                self.pacer.note(std::mem::take(received), std::mem::take(sent));
                 self.wait(&mut events)?;
             }
         }

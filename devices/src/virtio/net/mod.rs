@@ -27,7 +27,6 @@ mod machine;
 mod offloads;
 mod opened;
 mod options;
-mod pace;
 mod pair;
 mod port;
 mod receive;

@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 use super::card::Card;
 use super::control::Control;
 use super::lent::{Lent, NotLent, Vhost};
-use super::pace::Pace;
 use super::port::{Loss, Port};
 use super::receive::Receive;
 use super::ring::{Next, Ring};
 use super::transmit::{Transmit, Turn};
+use crate::sys::doorbell;
 use crate::sys::poll::{self, Watch};
-use crate::sys::{doorbell, scheduling};
 use crate::virtio::device::QueueResources;
+use crate::virtio::pace::Pacer;
 use crate::virtio::queue::{QueueError, QueueState};
 
 /// How often a thread looks at the rings that it serves by itself where another process has had them: it has still got their
@@ -118,9 +118,7 @@ pub(super) struct Pair<'a> {
     control: Option<Served<Control>>,
     /// The receive ring and the transmit ring, if somebody else works them off.
     lent: [Option<Lent>; 2],
-    pace: Pace,
-    /// The thread waits its turn, by our own choice.
-    is_patient: bool,
+    pacer: Pacer,
 }
 
 impl<'a> Pair<'a> {
@@ -141,8 +139,7 @@ impl<'a> Pair<'a> {
             transmit: None,
             control: None,
             lent: [None, None],
-            pace: Pace::default(),
-            is_patient: false,
+            pacer: Pacer::default(),
         }
     }
 
@@ -234,8 +231,7 @@ impl<'a> Pair<'a> {
             return;
         }
         // What is left for this thread is to pass on interrupts.
-        self.pace = Pace::default();
-        self.hurry();
+        self.pacer.hurry();
         if let Some(served) = self.receive.take_if(|served| !served.has_failed) {
             let ring = served.queue.stop(self.port);
             self.lend(Role::Receive, ring);
@@ -328,21 +324,7 @@ impl<'a> Pair<'a> {
     fn keep_pace(&mut self) {
         let received = self.receive.as_mut().map(|served| served.queue.ring.take_moved());
         let sent = self.transmit.as_mut().map(|served| served.queue.ring.take_moved());
-        if let Some(moves_much) = self.pace.note(received.unwrap_or_default(), sent.unwrap_or_default()) {
-            // A host that doesn't let us is as it was.
-            if moves_much {
-                self.is_patient = scheduling::become_patient().unwrap_or(false);
-            } else {
-                self.hurry();
-            }
-        }
-    }
-
-    /// Has this thread run as soon as it is woken.
-    fn hurry(&mut self) {
-        if std::mem::take(&mut self.is_patient) {
-            let _ = scheduling::become_impatient();
-        }
+        self.pacer.note(received.unwrap_or_default(), sent.unwrap_or_default());
     }
 
     /// Serves the queues that have something to do; gives how the backend ended, if it did.

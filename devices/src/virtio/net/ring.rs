@@ -10,12 +10,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::card::Card;
 use super::counters::Reason;
-use super::pace::Moved;
 use crate::token_bucket::RateLimiter;
 use crate::virtio::announcer::Announcer;
 use crate::virtio::chain::Chain;
 use crate::virtio::device::QueueResources;
 use crate::virtio::notifier::Notifier;
+use crate::virtio::pace::Moved;
 use crate::virtio::queue::{Popped, Queue, QueueError, QueueState};
 
 /// The longest that a queue sleeps for its rate limits before it looks again. Kernels add the time to a clock.

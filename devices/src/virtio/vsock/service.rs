@@ -434,6 +434,7 @@ impl Muxer {
                 let (_, bytes) = frames.push(queue.chain.readable());
                 connection.take_data(frames, bytes);
                 frames.clear();
+                waits.note_sent(bytes);
                 self.settle(slot, waits);
                 return len;
             }
@@ -516,6 +517,7 @@ impl Muxer {
                     connection.is_readable = bytes == asked || connection.has_hung_up;
                     let header = told(connection, spec::OP_RW);
                     receive.put_data(header, bytes)?;
+                    waits.note_received(bytes);
                 }
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                     connection.is_readable = false;

@@ -6,7 +6,7 @@
 //! | command | does |
 //! |---|---|
 //! | `agent serve ADDRESS` | does what whoever connects asks for, until it is killed; says `agent: ready` first |
-//! | `agent send ADDRESS BYTES` | sends so many bytes, ends its half of the stream, and waits until the server has compared all |
+//! | `agent send ADDRESS BYTES` | sends so many bytes, and waits until the server has compared all |
 //! | `agent receive ADDRESS BYTES` | has so many bytes sent to it, and compares all |
 //! | `agent echo ADDRESS COUNT` | sends a byte and waits until it is back, so many times |
 //! | `agent many ADDRESS COUNT` | opens so many connections, uses each while all are open, and closes them |

@@ -3,7 +3,6 @@
 //! The side that does what the other one asks for: by a line, behind which comes what it is about.
 
 use std::io::{Error, Read, Result, Write};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
@@ -60,14 +59,13 @@ fn serve_one(mut stream: UnixStream, pattern: &Pattern) -> Result<()> {
     match line.split_once(' ').unwrap_or((&line, "")) {
         ("send", bytes) => {
             let bytes = number(bytes)?;
-            let compared = pattern.read(&mut stream, bytes).and_then(|()| end_of(&mut stream));
+            let compared = pattern.read(&mut stream, bytes);
             let verdict = compared.map_or_else(|error| error.to_string(), |()| "ok".to_owned());
-            stream.write_all(verdict.as_bytes())
+            stream.write_all(format!("{verdict}\n").as_bytes())?;
+            end_of(&mut stream)
         }
         ("receive", bytes) => {
             pattern.write(&mut stream, number(bytes)?)?;
-            // The last bytes have arrived when the other side has closed.
-            stream.shutdown(Shutdown::Write)?;
             end_of(&mut stream)
         }
         ("echo", _) => {

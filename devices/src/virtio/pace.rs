@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Whether a queue pair moves much, or little that somebody waits for.
+//! Whether a device's thread moves much, or little that somebody waits for.
 //!
-//! Where the thread of a pair shares a processor with who it works for, being woken for each frame means that it takes the
+//! Where the thread shares a processor with who it works for, being woken for each frame means that it takes the
 //! processor away from the driver or the sender just when that has made one frame, and so never finds more than one. Then it
 //! should rather wait its turn, and find many. A single small frame is better off the other way: somebody waits for it.
+
+use crate::sys::scheduling;
 
 /// How much a turn with a long frame counts.
 const LONG: u32 = 4;
@@ -15,7 +17,7 @@ const MUCH: u32 = 8;
 /// What is never exceeded, so that a change shows soon.
 const MOST: u32 = 16;
 
-/// What a queue has moved in a turn.
+/// What a queue has moved in a turn: frames of a network, or packets of sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Moved {
     pub(super) frames: u32,
@@ -31,9 +33,9 @@ impl Moved {
     }
 }
 
-/// What a pair has been doing lately.
+/// What a thread has been doing lately.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+struct Pace {
     score: u32,
     /// The last frames went to the guest.
     inward: bool,
@@ -42,7 +44,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Takes in a turn. `Some`: it has come to move much, or doesn't any more.
-    pub(super) fn note(&mut self, received: Moved, sent: Moved) -> Option<bool> {
+    fn note(&mut self, received: Moved, sent: Moved) -> Option<bool> {
         let is_one_way = match (received.frames, sent.frames) {
             (0, 0) => return None,
             (0, more) => !std::mem::replace(&mut self.inward, false) || more > 1,
@@ -58,6 +60,38 @@ impl Pace {
         .min(MOST);
         let moves_much = if self.moves_much { self.score > 0 } else { self.score >= MUCH };
         (std::mem::replace(&mut self.moves_much, moves_much) != moves_much).then_some(moves_much)
+    }
+}
+
+/// Has the thread that calls it wait its turn while it moves much.
+#[derive(Debug, Default)]
+pub(super) struct Pacer {
+    pace: Pace,
+    /// It does, by our own choice.
+    is_patient: bool,
+}
+
+impl Pacer {
+    /// Takes in what was moved to the driver and from it in a turn.
+    pub(super) fn note(&mut self, received: Moved, sent: Moved) {
+        match self.pace.note(received, sent) {
+            // A host that doesn't let us is as it was.
+            Some(true) => self.is_patient = scheduling::become_patient().unwrap_or(false),
+            Some(false) => self.stop_waiting(),
+            None => {}
+        }
+    }
+
+    /// Forgets what was moved: the thread runs as soon as it is woken.
+    pub(super) fn hurry(&mut self) {
+        self.pace = Pace::default();
+        self.stop_waiting();
+    }
+
+    fn stop_waiting(&mut self) {
+        if std::mem::take(&mut self.is_patient) {
+            let _ = scheduling::become_impatient();
+        }
     }
 }
 
