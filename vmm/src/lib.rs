@@ -36,6 +36,7 @@ mod serial;
 mod storage;
 mod unix_socket;
 mod vcpu;
+mod vhost_device;
 mod vm;
 
 pub use build::BuildError;

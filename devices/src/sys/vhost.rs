@@ -29,6 +29,8 @@ const GET_VRING_BASE: libc::Ioctl = libc::_IOWR::<State>(VHOST, 0x12);
 const SET_VRING_KICK: libc::Ioctl = libc::_IOW::<Descriptor>(VHOST, 0x20);
 const SET_VRING_CALL: libc::Ioctl = libc::_IOW::<Descriptor>(VHOST, 0x21);
 const SET_VRING_ERR: libc::Ioctl = libc::_IOW::<Descriptor>(VHOST, 0x22);
+const VSOCK_SET_GUEST_CID: libc::Ioctl = libc::_IOW::<u64>(VHOST, 0x60);
+const VSOCK_SET_RUNNING: libc::Ioctl = libc::_IOW::<libc::c_int>(VHOST, 0x61);
 const NET_SET_BACKEND: libc::Ioctl = libc::_IOW::<Descriptor>(VHOST, 0x30);
 
 /// The most regions that there is room for here; a VM has a few.
@@ -175,6 +177,19 @@ pub(crate) fn net_set_backend(vhost: &File, index: u32, tap: Option<&File>) -> i
     check(unsafe { libc::ioctl(vhost.as_raw_fd(), NET_SET_BACKEND, &raw const descriptor) })
 }
 
+/// Says which context ID the guest of a socket device has. There is no other guest with the same on this host.
+pub(crate) fn vsock_set_guest_cid(vhost: &File, cid: u64) -> io::Result<()> {
+    // SAFETY: the request reads a number of this size, which lives on this stack.
+    check(unsafe { libc::ioctl(vhost.as_raw_fd(), VSOCK_SET_GUEST_CID, &raw const cid) })
+}
+
+/// Has a socket device work off both of its rings, or none.
+pub(crate) fn vsock_set_running(vhost: &File, runs: bool) -> io::Result<()> {
+    let runs = libc::c_int::from(runs);
+    // SAFETY: the request reads a number of this size, which lives on this stack.
+    check(unsafe { libc::ioctl(vhost.as_raw_fd(), VSOCK_SET_RUNNING, &raw const runs) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +209,8 @@ mod tests {
             (SET_VRING_CALL, 0x4008_af21),
             (SET_VRING_ERR, 0x4008_af22),
             (NET_SET_BACKEND, 0x4008_af30),
+            (VSOCK_SET_GUEST_CID, 0x4008_af60),
+            (VSOCK_SET_RUNNING, 0x4004_af61),
         ] {
             assert_eq!(request, number);
         }

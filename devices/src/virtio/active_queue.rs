@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use vm_memory::ByteValued;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::announcer::Announcer;
 use super::chain::Chain;
@@ -17,6 +18,7 @@ use crate::GuestRam;
 pub(crate) struct ActiveQueue {
     index: u16,
     queue: Queue,
+    doorbell: EventFd,
     notifier: Arc<Notifier>,
     /// The chain that was taken last.
     pub(crate) chain: Chain,
@@ -26,9 +28,9 @@ pub(crate) struct ActiveQueue {
 }
 
 impl ActiveQueue {
-    pub(crate) fn new(index: u16, queue: Queue, notifier: Arc<Notifier>) -> Self {
+    pub(crate) fn new(index: u16, queue: Queue, doorbell: EventFd, notifier: Arc<Notifier>) -> Self {
         let chain = Chain::with_capacity(queue.size());
-        Self { index, queue, notifier, chain, announcer: Announcer::new(), promised: false }
+        Self { index, queue, doorbell, notifier, chain, announcer: Announcer::new(), promised: false }
     }
 
     /// Which of the device's queues it is.
@@ -39,6 +41,16 @@ impl ActiveQueue {
     /// The way to the driver.
     pub(crate) fn notifier(&self) -> &Arc<Notifier> {
         &self.notifier
+    }
+
+    /// What the driver rings.
+    pub(crate) fn doorbell(&self) -> &EventFd {
+        &self.doorbell
+    }
+
+    /// The queue itself, for somebody who works it off in our place.
+    pub(crate) fn queue(&mut self) -> &mut Queue {
+        &mut self.queue
     }
 
     /// Guest RAM, which the queue's buffers lie in.

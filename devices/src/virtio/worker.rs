@@ -414,8 +414,9 @@ impl<S: Service> Desk<'_, S> {
                 let fd = doorbell.as_raw_fd();
                 // Each ring is an edge, so that nobody has to take it: a call less for each.
                 self.waits.control(ControlOperation::Add, fd, index.into(), EventSet::IN | EventSet::EDGE_TRIGGERED)?;
+                let kept = doorbell.try_clone()?;
                 self.queues.push((index, doorbell, notifier.clone()));
-                self.service.start(ActiveQueue::new(index, queue, notifier), features, &mut self.waits);
+                self.service.start(ActiveQueue::new(index, queue, kept, notifier), features, &mut self.waits);
                 // It may hold chains already: a driver needn't ring before the device sleeps.
                 self.waits.again(index);
             }

@@ -62,6 +62,10 @@ impl Vsock {
             return Err(format!("cid={}: give a number from {MIN_CID} to {MAX_CID}", self.cid));
         }
         match &self.socket {
+            Some(_) if self.vhost => {
+                // A guest has one socket device at most, and the kernel has all of its packets then.
+                Err("socket= and vhost=on can't be had at once yet: leave one of them away".to_owned())
+            }
             None if !self.vhost => Err("nothing leads to it: add socket=PATH or vhost=on".to_owned()),
             Some(path) => {
                 // The path of the last port is the longest one.
@@ -109,6 +113,7 @@ mod tests {
             ("cid=4294967295,socket=v", "cid=4294967295: give a number from 3 to 4294967294"),
             ("cid=-1,socket=v", "cid=-1: give a number from 3 to 4294967294"),
             ("cid=3", "nothing leads to it: add socket=PATH or vhost=on"),
+            ("cid=3,socket=v,vhost=on", "socket= and vhost=on can't be had at once yet: leave one of them away"),
             ("cid=3,socket=v,uds=x", "there is no key 'uds': there are cid, socket, vhost, transport"),
             (
                 &long,

@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use devices::virtio::vsock::{self, PortHandler, VsockOptions};
+use devices::virtio::vsock::{self, PortHandler, VhostVsock, VsockOptions};
 
 use super::Machine;
 use crate::build::BuildError;
 use crate::config::{Transport, Vsock};
 use crate::unix_socket::{self, SocketFile};
+use crate::vhost_device::{self, VHOST_VSOCK};
 
 /// Adds the device; gives its socket's file, which is to go with the VM. `ports` are those of the host's that this process
 /// serves itself.
@@ -20,6 +21,13 @@ pub(crate) fn add(
     default: Transport,
 ) -> Result<Option<SocketFile>, BuildError> {
     vsock.check().map_err(problem)?;
+    let transport = vsock.transport.unwrap_or(default);
+    if vsock.vhost {
+        let vhost = vhost_device::open(VHOST_VSOCK).map_err(problem)?;
+        let device = VhostVsock::new("vsock", vsock.cid, vhost).map_err(|error| problem(error.to_string()))?;
+        machine.add_virtio(Box::new(device), transport)?;
+        return Ok(None);
+    }
     let (host, file) = match &vsock.socket {
         Some(path) => {
             let (listener, file) = unix_socket::listen("vsock socket", path)?;
@@ -29,7 +37,7 @@ pub(crate) fn add(
     };
     let options = VsockOptions { cid: vsock.cid, host, ports };
     let device = vsock::Vsock::new("vsock", options).map_err(|error| problem(error.to_string()))?;
-    machine.add_virtio(Box::new(device), vsock.transport.unwrap_or(default))?;
+    machine.add_virtio(Box::new(device), transport)?;
     Ok(file)
 }
 

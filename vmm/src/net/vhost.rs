@@ -2,7 +2,6 @@
 
 //! vhost: the kernel's, which moves a tap's frames, and another process's.
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -11,35 +10,17 @@ use std::path::{Path, PathBuf};
 use devices::virtio::net::{Backend, Reconnect};
 
 use super::{peer, sys};
-
-/// Of the kernel's. A user needs no privilege but to open it.
-const VHOST_NET: &str = "/dev/vhost-net";
+use crate::vhost_device::{self, VHOST_NET};
 
 /// Has the kernel move the frames of each of these taps.
 pub(super) fn offload(taps: Vec<Backend>) -> Result<Vec<Backend>, String> {
     let offload = |tap| match tap {
         Backend::Tap { file, vnet_header } => {
-            Ok(Backend::VhostTap { file, vnet_header, vhost: open(Path::new(VHOST_NET))? })
+            Ok(Backend::VhostTap { file, vnet_header, vhost: vhost_device::open(VHOST_NET)? })
         }
         other => Ok(other),
     };
     taps.into_iter().map(offload).collect()
-}
-
-fn open(path: &Path) -> Result<File, String> {
-    OpenOptions::new().read(true).write(true).open(path).map_err(|error| {
-        let path = path.display();
-        match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-                format!("{path} is not there: load the module: 'modprobe vhost_net', or leave vhost=on away")
-            }
-            Some(libc::EACCES | libc::EPERM) => format!(
-                "{path} may not be opened by this user: give it access, for example by the group of the device \
-                 ('usermod -aG kvm USER' where that is kvm), or leave vhost=on away"
-            ),
-            _ => format!("{path} can't be opened: {error}"),
-        }
-    })
 }
 
 /// Connects to a backend of vhost-user that runs.
@@ -96,15 +77,5 @@ mod tests {
         let error = Again { path, user: user + 1 }.try_connect().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(error.to_string(), format!("it is of user {user}, and the first one was of user {}", user + 1));
-    }
-
-    #[test]
-    fn a_device_that_is_not_there_or_forbidden_is_named_with_its_cure() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("vhost-net");
-        let said = |path: &Path| open(path).unwrap_err().replace(&path.display().to_string(), "PATH");
-        let expected = "PATH is not there: load the module: 'modprobe vhost_net', or leave vhost=on away";
-        assert_eq!(said(&path), expected);
-        assert!(said(folder.path()).starts_with("PATH can't be opened: "));
     }
 }

@@ -40,7 +40,11 @@ struct Served(Child);
 
 impl Served {
     fn at(socket: &Path) -> Self {
-        let mut child = agent(&["serve", &format!("unix:{}", path(socket))]).stdout(Stdio::piped()).spawn().unwrap();
+        Self::start(&format!("unix:{}", path(socket)))
+    }
+
+    fn start(address: &str) -> Self {
+        let mut child = agent(&["serve", address]).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = [0; 13];
         child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
         assert_eq!(&said, b"agent: ready\n");
@@ -143,6 +147,35 @@ fn streams_pass_both_ways_a_thousand_at_once_and_each_half_closes_at_once() {
         let medians = [median_from_host, median(line)].map(|nanoseconds| nanoseconds / 1000);
         println!("{transport}: half-closes take {medians:?} µs from host and guest");
         assert!(medians.iter().all(|micros| *micros < 50_000), "{transport}: {medians:?} µs");
+    }
+}
+
+#[test]
+fn programs_of_the_host_reach_a_guest_by_af_vsock_where_the_kernel_serves_it() {
+    for transport in ["mmio", "pci"] {
+        let cid = if transport == "mmio" { 1234 } else { u32::MAX - 1 };
+        let script = Image::script(&format!(
+            "agent serve vsock:{PORT} & read line < /dev/ttyS0\n\
+             agent echo vsock:2:{PORT} 100 || exit 1; agent many vsock:2:{PORT} 100 || exit 1\n\
+             agent send vsock:2:{PORT} {BYTES} && agent receive vsock:2:{PORT} {BYTES} || exit 1; echo all is done\n"
+        ));
+        let keys = format!("cid={cid},vhost=on,transport={transport}");
+        let mut vm = Boot::new().args(&["--vsock", &keys]).script(&script).stdin().start();
+        vm.expect("agent: ready");
+        let _server = Served::start(&format!("vsock:{PORT}"));
+        let to_guest = format!("vsock:{cid}:{PORT}");
+        run_agent(&["echo", &to_guest, "100"]);
+        run_agent(&["many", &to_guest, "100"]);
+        run_agent(&["send", &to_guest, &BYTES.to_string()]);
+        run_agent(&["receive", &to_guest, &BYTES.to_string()]);
+        // Two guests can't have the same context ID.
+        let other = Boot::new().args(&["--vsock", &format!("cid={cid},vhost=on")]).run();
+        assert_eq!(other.status, Some(2), "{}", other.errors);
+        let expected =
+            format!("the context ID {cid} is taken by another virtual machine of this host: give another one");
+        assert!(other.errors.contains(&expected), "{}", other.errors);
+        vm.type_in("go\n").expect("all is done");
+        vm.wait().assert_clean();
     }
 }
 

@@ -17,7 +17,7 @@ use crate::virtio::queue::QueueState;
 use crate::virtio::worker::{Wake, Worker};
 
 /// Descriptors of each queue: a Linux driver fills the receive queue with buffers of a page.
-const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
+pub(super) const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 
 /// Serves a port of the host's inside of this process.
 pub trait PortHandler: Debug + Send {
@@ -44,6 +44,9 @@ pub enum VsockError {
     /// The context ID stands for somebody else.
     #[error("{0} can't be a guest's context ID: give one from {MIN_CID} to {MAX_CID}")]
     BadCid(u32),
+    /// Another virtual machine has the context ID.
+    #[error("the context ID {0} is taken by another virtual machine of this host: give another one")]
+    CidTaken(u32),
     /// Something that every device needs can't be had.
     #[error("{what} can't be set up: {source}")]
     SetUp {
@@ -69,9 +72,7 @@ impl Vsock {
     /// When the context ID can't be a guest's, or the host is short of something.
     pub fn new(name: impl Into<String>, options: VsockOptions) -> Result<Self, VsockError> {
         let VsockOptions { cid, host, ports } = options;
-        if !(MIN_CID..=MAX_CID).contains(&cid) {
-            return Err(VsockError::BadCid(cid));
-        }
+        check_cid(cid)?;
         let set_up = |what| move |source| VsockError::SetUp { what, source };
         if let Some((listener, _)) = &host {
             listener.set_nonblocking(true).map_err(set_up("a socket that doesn't block"))?;
@@ -81,6 +82,20 @@ impl Vsock {
         muxer.ports = ports;
         let wake = Wake::new().map_err(set_up("an eventfd"))?;
         Ok(Self { cid, worker: Worker::new(name, muxer, QUEUE_SIZES.len(), wake) })
+    }
+}
+
+/// Whether a guest can have this context ID.
+pub(super) fn check_cid(cid: u32) -> Result<(), VsockError> {
+    if (MIN_CID..=MAX_CID).contains(&cid) { Ok(()) } else { Err(VsockError::BadCid(cid)) }
+}
+
+/// Reads the configuration space, in which is the guest's context ID (§5.10.4).
+pub(super) fn read_cid(cid: u32, offset: u64, data: &mut [u8]) {
+    let config = u64::from(cid).to_le_bytes();
+    let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
+    for (to, from) in data.iter_mut().zip(rest) {
+        *to = *from;
     }
 }
 
@@ -97,13 +112,8 @@ impl VirtioDevice for Vsock {
         &QUEUE_SIZES
     }
 
-    /// The guest's context ID (§5.10.4).
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = u64::from(self.cid).to_le_bytes();
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        read_cid(self.cid, offset, data);
     }
 
     fn start_queue(&mut self, index: u16, resources: QueueResources, features: u64) -> Result<(), StartError> {

@@ -14,6 +14,7 @@
 //! | `connection.rs`, `credit.rs` | one connection |
 //! | `receive.rs` | the guest's buffers |
 //! | `host.rs` | the sockets of the host |
+//! | `vhost.rs` | the other way: the kernel works off the rings |
 //!
 //! The guest controls every packet, and how many buffers it gives for ours. With that it reaches the listeners whose paths begin
 //! as the socket's, and no other file. A connection keeps at most what it was promised room for, there are at most
@@ -28,10 +29,12 @@ mod receive;
 mod service;
 mod spec;
 mod table;
+mod vhost;
 
 pub use device::{PortHandler, Vsock, VsockError, VsockOptions};
 pub use host::port_path;
 pub use table::MAX_CONNECTIONS;
+pub use vhost::VhostVsock;
 
 /// The least context ID that a guest can have: those below stand for hypervisors, the local machine and the host.
 pub const MIN_CID: u32 = 3;
