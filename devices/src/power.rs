@@ -18,6 +18,10 @@ pub enum PowerRequest {
     Off,
     /// A reset of the whole machine.
     Reset,
+    /// Nothing: its kernel has panicked, and says so.
+    Panicked,
+    /// Nothing, and for longer than its watchdog was set to wait.
+    Watchdog,
 }
 
 /// Takes power requests. Called on a vCPU's thread, so it must not block.

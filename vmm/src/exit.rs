@@ -24,6 +24,8 @@ pub enum Exit {
     Reset,
     /// The guest crashed.
     Crashed(CrashReport),
+    /// The guest's watchdog expired: it did nothing for longer than it had said.
+    Watchdog,
     /// The host ended it.
     Stopped(StopReason),
 }
@@ -44,6 +46,7 @@ impl fmt::Display for Exit {
             Self::PowerOff => f.write_str("the guest powered off"),
             Self::Reset => f.write_str("the guest rebooted"),
             Self::Crashed(report) => write!(f, "the guest crashed: {report}"),
+            Self::Watchdog => f.write_str("the guest hangs: its watchdog expired"),
             Self::Stopped(StopReason::Asked) => f.write_str("the VM was stopped"),
             Self::Stopped(StopReason::GraceExpired) => {
                 f.write_str("the VM was stopped: its guest did not power off within the grace")
@@ -55,8 +58,8 @@ impl fmt::Display for Exit {
 /// What a vCPU was at when the guest crashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CrashReport {
-    /// The vCPU.
-    pub vcpu: u32,
+    /// The vCPU, unless the crash was none of a vCPU's.
+    pub vcpu: Option<u32>,
     /// Where it was, if KVM still knew.
     pub rip: Option<u64>,
     /// What happened.
@@ -78,6 +81,8 @@ pub enum Crash {
     },
     /// The guest told KVM so (`KVM_SYSTEM_EVENT_CRASH`).
     Reported,
+    /// The guest's kernel told its panic to pvpanic.
+    Panicked,
 }
 
 impl fmt::Display for CrashReport {
@@ -96,8 +101,11 @@ impl fmt::Display for CrashReport {
             }
             Crash::InternalError { suberror, .. } => write!(f, "KVM gave up with internal error {suberror}")?,
             Crash::Reported => f.write_str("it said so itself")?,
+            Crash::Panicked => f.write_str("its kernel panicked")?,
         }
-        write!(f, " on vCPU {}", self.vcpu)?;
+        if let Some(vcpu) = self.vcpu {
+            write!(f, " on vCPU {vcpu}")?;
+        }
         match self.rip {
             Some(rip) => write!(f, " at RIP {rip:#x}"),
             None => Ok(()),
@@ -224,6 +232,8 @@ impl PowerSink for Ending {
         self.end(Ok(match request {
             PowerRequest::Off => Exit::PowerOff,
             PowerRequest::Reset => Exit::Reset,
+            PowerRequest::Panicked => Exit::Crashed(CrashReport { vcpu: None, rip: None, crash: Crash::Panicked }),
+            PowerRequest::Watchdog => Exit::Watchdog,
         }));
     }
 }
@@ -333,10 +343,24 @@ mod tests {
     }
 
     #[test]
+    fn what_devices_ask_for_is_an_end_each() {
+        for (request, status) in [
+            (PowerRequest::Off, "the guest powered off"),
+            (PowerRequest::Reset, "the guest rebooted"),
+            (PowerRequest::Panicked, "the guest crashed: its kernel panicked"),
+            (PowerRequest::Watchdog, "the guest hangs: its watchdog expired"),
+        ] {
+            let ending = Ending::new().unwrap();
+            ending.request(request);
+            assert_eq!(ending.take().unwrap().unwrap().to_string(), status);
+        }
+    }
+
+    #[test]
     fn a_crash_is_told_in_one_line() {
         let instruction = vec![0x0f, 0xae];
         let crash = Crash::InternalError { suberror: 1, instruction };
-        let report = CrashReport { vcpu: 1, rip: Some(0x1000), crash };
+        let report = CrashReport { vcpu: Some(1), rip: Some(0x1000), crash };
         let line = Exit::Crashed(report).to_string();
         assert_eq!(
             line,

@@ -38,7 +38,9 @@ mod vcpu;
 mod vm;
 
 pub use build::BuildError;
-pub use config::{Config, ConfigError, Disk, Memory, MemorySize, Net, NetBackend, SerialConfig, Transport};
+pub use config::{
+    Config, ConfigError, Credential, Disk, MachineId, Memory, MemorySize, Net, NetBackend, SerialConfig, Transport,
+};
 pub use exit::{BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError, StopReason};
 pub use serial::{Console, ConsoleInput, ConsoleOutput};
 pub use vm::Vm;

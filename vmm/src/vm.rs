@@ -19,6 +19,7 @@ use crate::Subscriber;
 use crate::build::{BuildError, no};
 use crate::config::{Config, SerialConfig, same_file};
 use crate::exit::{Control, DiskControl, Ending, Exit, NetControl, RunError, StopReason};
+use crate::machine::identity::Told;
 use crate::machine::{self, Disks, Machine};
 use crate::net::{self, Passt};
 use crate::serial::{Console, Leftovers, Place, SerialInput};
@@ -68,6 +69,7 @@ impl Vm {
             .all_disks()
             .map(|(what, disk)| Ok((what, disk, storage::open_disk(what, disk)?)))
             .collect::<Result<Vec<_>, BuildError>>()?;
+        let told = Told::new(config)?;
         let networks = net::open(config, inherited)?;
 
         let kvm = kvm::open()?;
@@ -83,6 +85,9 @@ impl Vm {
         let ending = Arc::new(Ending::new().map_err(no("an eventfd"))?);
         let mut machine = Machine::new(&vm, &ram, address_bits);
         let power = machine.add_platform(&ending)?;
+        if config.pvpanic {
+            machine.add_pvpanic(&ending)?;
+        }
         for (what, disk, image) in images {
             disks.add(&mut machine, what, disk, image)?;
         }
@@ -94,6 +99,7 @@ impl Vm {
 
         let rsdp = arch::acpi::write(&ram, &machine.platform(config.cpus))
             .map_err(|error| BuildError::Table { what: "ACPI tables", problem: error.to_string() })?;
+        told.write(&ram)?;
         let cmdline = config.full_cmdline();
         let request = Request {
             kernel: &mut kernel,

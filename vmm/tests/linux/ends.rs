@@ -20,8 +20,19 @@ fn a_reboot_ends_the_vm_with_status_0() {
 }
 
 #[test]
+fn a_panic_ends_the_vm_with_status_3() {
+    for transport in ["mmio", "pci"] {
+        let ended = Boot::new().args(&["--transport", transport]).say("vmm.run=\"echo c > /proc/sysrq-trigger\"").run();
+        assert_eq!(ended.status, Some(3), "{}", ended.output);
+        assert_eq!(ended.errors, "vmm: error: the guest crashed: its kernel panicked\n");
+        ended.assert_says("Kernel panic - not syncing: sysrq triggered crash");
+    }
+}
+
+#[test]
 fn a_panic_that_ends_in_a_triple_fault_is_a_crash() {
     let ended = Boot::new()
+        .args(&["--pvpanic", "off"])
         .cmdline(&CMDLINE.replace("reboot=k", "reboot=t"))
         .say("vmm.run=\"echo c > /proc/sysrq-trigger\"")
         .run();

@@ -113,7 +113,7 @@ fn a_triple_fault_is_a_crash() {
     skip!();
     let (exit, _) = Rig::new(programs::TRIPLE_FAULT).run();
     let Exit::Crashed(report) = exit else { panic!("{exit:?}") };
-    assert_eq!((report.vcpu, report.crash), (0, Crash::TripleFault));
+    assert_eq!((report.vcpu, report.crash), (Some(0), Crash::TripleFault));
 }
 
 #[test]

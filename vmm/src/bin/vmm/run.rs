@@ -9,14 +9,14 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit};
 use vmm::{BuildError, Config, Crash, Exit, RunError, SerialConfig, Subscriber, Vm};
 
-use crate::cli::RunArguments;
+use crate::cli::{RunArguments, Switch};
 use crate::signals::{Signals, Watcher};
 use crate::terminal::{self, Keyboard, RawTerminal};
 use crate::{STATUS_USAGE, logging, print_error};
 
 /// The exit status when the host failed while the VM ran.
 const STATUS_HOST: u8 = 1;
-/// The exit status when the guest crashed.
+/// The exit status when the guest crashed or hung.
 const STATUS_CRASH: u8 = 3;
 /// The exit status when the VM had to be stopped.
 const STATUS_STOPPED: u8 = 4;
@@ -58,6 +58,10 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
             }
             ExitCode::from(STATUS_CRASH)
         }
+        Exit::Watchdog => {
+            print_error(&End(&exit));
+            ExitCode::from(STATUS_CRASH)
+        }
         _ => {
             eprintln!("vmm: {exit}");
             ExitCode::from(STATUS_STOPPED)
@@ -92,7 +96,25 @@ impl From<io::Error> for Failure {
 fn config(arguments: &RunArguments) -> Config {
     let RunArguments { kernel, initrd, cmdline, pvh, rootfs, disk, net, cpus, memory, serial, name, transport, .. } =
         arguments.clone();
-    Config { name, kernel, pvh, initrd, cmdline, rootfs, disks: disk, nets: net, cpus, memory, serial, transport }
+    let RunArguments { machine_id, oem_string, credential, pvpanic, .. } = arguments.clone();
+    Config {
+        name,
+        pvh,
+        initrd,
+        cmdline,
+        rootfs,
+        disks: disk,
+        nets: net,
+        cpus,
+        memory,
+        serial,
+        transport,
+        machine_id,
+        oem_strings: oem_string,
+        credentials: credential,
+        pvpanic: pvpanic == Switch::On,
+        ..Config::new(kernel)
+    }
 }
 
 /// Every queue of every disk takes a handful of descriptors, and the limit that most processes start with was made for
