@@ -78,6 +78,12 @@ pub enum BuildError {
         /// What is wrong with it, and the cure where there is one.
         problem: String,
     },
+    /// The socket device can't be had.
+    #[error("vsock: {problem}")]
+    Vsock {
+        /// What is wrong with it, and the cure where there is one.
+        problem: String,
+    },
     /// What is to be booted can't be.
     #[error("{what}: {source}")]
     Boot {

@@ -34,12 +34,14 @@ mod machine;
 mod net;
 mod serial;
 mod storage;
+mod unix_socket;
 mod vcpu;
 mod vm;
 
 pub use build::BuildError;
 pub use config::{
     Config, ConfigError, Credential, Disk, MachineId, Memory, MemorySize, Net, NetBackend, SerialConfig, Transport,
+    Vsock,
 };
 pub use exit::{BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError, StopReason};
 pub use serial::{Console, ConsoleInput, ConsoleOutput};

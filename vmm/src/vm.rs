@@ -2,6 +2,7 @@
 
 //! A VM: built from a configuration, then run to its end.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,7 @@ use crate::machine::identity::Told;
 use crate::machine::{self, Disks, Machine};
 use crate::net::{self, Passt};
 use crate::serial::{Console, Leftovers, Place, SerialInput};
+use crate::unix_socket::SocketFile;
 use crate::vcpu::{self, Machinery, VcpuThread};
 use crate::{kvm, storage};
 
@@ -38,6 +40,7 @@ pub struct Vm {
     serial_input: SerialInput,
     stop_output: EventFd,
     // Below what uses them: fields are dropped in this order.
+    _vsock: Option<SocketFile>,
     _leftovers: Leftovers,
     _passts: Vec<Passt>,
     _vm: Arc<VmFd>,
@@ -96,6 +99,9 @@ impl Vm {
         let nets =
             nets.map(|(at, (net, backends))| machine::net::add(&mut machine, &config.name, at, net, backends, default));
         let nets = nets.collect::<Result<Vec<_>, _>>()?;
+        let vsock = config.vsock.as_ref();
+        let vsock = vsock.map(|vsock| machine::vsock::add(&mut machine, vsock, BTreeMap::new(), default));
+        let vsock = vsock.transpose()?.flatten();
 
         let rsdp = arch::acpi::write(&ram, &machine.platform(config.cpus))
             .map_err(|error| BuildError::Table { what: "ACPI tables", problem: error.to_string() })?;
@@ -141,6 +147,7 @@ impl Vm {
             power,
             serial_input: SerialInput::new(serial, drained, input),
             stop_output,
+            _vsock: vsock,
             _leftovers: leftovers,
             _passts: networks.passts,
             _vm: vm,
@@ -176,6 +183,7 @@ impl Vm {
             power: _,
             disks: _,
             nets: _,
+            _vsock,
             _leftovers,
             _passts,
             _vm,

@@ -37,6 +37,10 @@ pub(crate) struct FrameBuffers {
     call: Vec<libc::iovec>,
 }
 
+// SAFETY: the ranges are pointers to guest memory, which is kept mapped with `mem` wherever it goes; what a call took of them is
+// only looked at by the call. Nothing of it belongs to a thread.
+unsafe impl Send for FrameBuffers {}
+
 impl FrameBuffers {
     pub(crate) fn new(mem: GuestRam) -> Self {
         Self { mem, ranges: Vec::with_capacity(MAX_RANGES), call: Vec::with_capacity(MAX_IOVECS) }
@@ -83,6 +87,11 @@ impl FrameBuffers {
     /// Forgets the first ranges.
     pub(crate) fn drop_first(&mut self, ranges: usize) {
         self.ranges.drain(..ranges.min(self.ranges.len()));
+    }
+
+    /// Forgets the last ranges.
+    pub(crate) fn drop_last(&mut self, ranges: usize) {
+        self.ranges.truncate(self.ranges.len().saturating_sub(ranges));
     }
 
     /// Forgets all.

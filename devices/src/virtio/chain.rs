@@ -148,6 +148,33 @@ impl Chain {
         Some(header)
     }
 
+    /// Takes the first writable bytes, appends where they are to `taken`, and leaves the rest writable. `false`, and nothing
+    /// taken, when there are fewer.
+    pub(crate) fn take_first_writable(&mut self, bytes: u32, taken: &mut Vec<Segment>) -> bool {
+        if self.writable_len() < bytes {
+            return false;
+        }
+        let mut left = bytes;
+        for segment in self.segments.iter_mut().skip(self.readable) {
+            let len = segment.len.min(left);
+            if len > 0 {
+                taken.push(Segment { len, ..*segment });
+            }
+            segment.skip(usize::try_from(len).unwrap_or(usize::MAX));
+            left = left.saturating_sub(len);
+        }
+        true
+    }
+
+    /// Leaves at most so many bytes readable, the first ones.
+    pub(crate) fn truncate_readable(&mut self, bytes: u32) {
+        let mut left = bytes;
+        for segment in self.segments.iter_mut().take(self.readable) {
+            segment.len = segment.len.min(left);
+            left = left.saturating_sub(segment.len);
+        }
+    }
+
     /// Takes the last writable byte, where many devices report the outcome, and leaves the rest writable.
     pub fn take_last_writable(&mut self) -> Option<GuestAddress> {
         // Segments are never empty when they come in, and only this takes from the end.

@@ -2,6 +2,7 @@
 
 //! Virtio (virtio 1.3): one status machine and one queue under every transport, and the devices on top.
 
+mod active_queue;
 mod announcer;
 pub mod block;
 pub mod chain;
@@ -14,6 +15,8 @@ pub mod queue;
 mod split;
 pub mod transport;
 pub(crate) mod vhost;
+pub mod vsock;
+mod worker;
 
 pub use device::{QueueResources, StartError, VirtioDevice};
 pub use notifier::{DeviceInterrupt, Notifier};

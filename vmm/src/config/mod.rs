@@ -15,6 +15,7 @@ mod rate;
 mod serial;
 mod text;
 mod transport;
+mod vsock;
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use net::{Net, NetBackend, UserNet, default_mac};
 pub use rate::RateLimit;
 pub use serial::SerialConfig;
 pub use transport::Transport;
+pub use vsock::Vsock;
 
 /// The command line that a kernel gets when none is given.
 ///
@@ -71,6 +73,9 @@ pub struct Config {
     /// Network cards, in order.
     #[serde(default)]
     pub nets: Vec<Net>,
+    /// Sockets between programs of the guest and of the host.
+    #[serde(default)]
+    pub vsock: Option<Vsock>,
     /// How many vCPUs there are.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
@@ -132,6 +137,7 @@ impl Config {
             rootfs: None,
             disks: Vec::new(),
             nets: Vec::new(),
+            vsock: None,
             cpus: default_cpus(),
             memory: Memory::default(),
             serial: SerialConfig::default(),
@@ -235,6 +241,14 @@ pub enum ConfigError {
         /// What is wrong with it, and the cure.
         problem: String,
     },
+    /// Not a socket device.
+    #[error("'{text}' is no socket device: {problem}")]
+    Vsock {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
     /// Not a transport.
     #[error("'{0}' is no transport: give {choice}", choice = transport::CHOICE)]
     Transport(String),
@@ -266,6 +280,7 @@ mod tests {
         let mut config = Config::new("vmlinux");
         config.disks.push(Disk { readonly: true, ..Disk::new("d") });
         config.nets.push("user,hostfwd=tcp:8080-:80".parse().unwrap());
+        config.vsock = Some("cid=3,socket=v".parse().unwrap());
         config.serial = SerialConfig::File("log".into());
         config.memory = "1G,shared=on".parse().unwrap();
         config.machine_id = Some("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap());

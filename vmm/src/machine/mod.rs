@@ -7,6 +7,7 @@ pub(crate) mod identity;
 pub(crate) mod net;
 mod rate;
 mod virtio;
+pub(crate) mod vsock;
 
 use std::sync::Arc;
 

@@ -2,11 +2,10 @@
 
 //! The place that the configuration names for the serial port: opened, and left as it was when the VM can't be built.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -16,10 +15,8 @@ use super::output::{Client, PatientOutput, SocketOutput};
 use super::{Console, ConsoleOutput};
 use crate::build::{BuildError, no};
 use crate::config::SerialConfig;
-use crate::storage::problem;
-
-/// The longest path that fits into `sockaddr_un`, without its NUL.
-const MAX_SOCKET_PATH: usize = 107;
+use crate::storage::{plain, problem};
+use crate::unix_socket::{self, SocketFile};
 
 /// What the serial port is connected to.
 pub(crate) struct Place {
@@ -32,8 +29,7 @@ pub(crate) struct Place {
 /// A file that was made, and doesn't stay.
 #[derive(Debug, Default)]
 pub(crate) struct Leftovers {
-    /// Removed at the end in any case.
-    socket: Option<PathBuf>,
+    _socket: Option<SocketFile>,
     /// Removed unless the VM was built.
     file: Option<PathBuf>,
     /// Emptied when the VM was built.
@@ -55,10 +51,10 @@ impl Leftovers {
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
-        for path in self.socket.iter().chain(&self.file) {
-            if let Err(error) = fs::remove_file(path) {
-                tracing::warn!("{} can't be removed: {error}", path.display());
-            }
+        if let Some(path) = &self.file
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!("{} can't be removed: {error}", path.display());
         }
     }
 }
@@ -83,12 +79,12 @@ impl Place {
                 let (file, created) = create(path)?;
                 let before = file.try_clone().map_err(no("a copy of a descriptor"))?;
                 let file_made = created.then(|| path.clone());
-                let leftovers = Leftovers { socket: None, file: file_made, before: Some(before) };
+                let leftovers = Leftovers { _socket: None, file: file_made, before: Some(before) };
                 Ok(Self { input: InputFrom::Nowhere, output: patient(Box::new(file)), leftovers })
             }
             SerialConfig::Socket(path) => {
-                let listener = listen(path)?;
-                let leftovers = Leftovers { socket: Some(path.clone()), file: None, before: None };
+                let (listener, file) = unix_socket::listen("serial socket", path)?;
+                let leftovers = Leftovers { _socket: Some(file), file: None, before: None };
                 listener.set_nonblocking(true).map_err(no("a non-blocking socket"))?;
                 let client = Client::default();
                 let input = InputFrom::Socket(Socket { listener, client: client.clone() });
@@ -119,47 +115,11 @@ fn create(path: &Path) -> Result<(File, bool), BuildError> {
     Ok((file, new))
 }
 
-fn listen(path: &Path) -> Result<UnixListener, BuildError> {
-    const WHAT: &str = "serial socket";
-    let len = path.as_os_str().len();
-    if len > MAX_SOCKET_PATH {
-        let text =
-            format!("its path has {len} bytes, but a socket's has at most {MAX_SOCKET_PATH}: use a relative one");
-        return Err(problem(WHAT, path, text));
-    }
-    if let Ok(there) = fs::symlink_metadata(path) {
-        if !there.file_type().is_socket() {
-            return Err(problem(WHAT, path, "something else is there, which would be overwritten"));
-        }
-        match UnixStream::connect(path) {
-            // Its owner is gone.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
-                .map_err(|error| problem(WHAT, path, format!("a stale one can't be removed: {}", plain(&error))))?,
-            _ => return Err(problem(WHAT, path, "is taken: a program listens there")),
-        }
-    }
-    let listener = UnixListener::bind(path)
-        .map_err(|error| problem(WHAT, path, format!("can't be created: {}", plain(&error))))?;
-    // Whoever can connect is at the guest's console.
-    if let Err(error) = fs::set_permissions(path, Permissions::from_mode(0o600)) {
-        let _ = fs::remove_file(path);
-        return Err(problem(WHAT, path, format!("its mode can't be set: {}", plain(&error))));
-    }
-    Ok(listener)
-}
-
-/// An error without its number.
-fn plain(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such directory".to_owned(),
-        io::ErrorKind::PermissionDenied => "this user may not".to_owned(),
-        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     fn open(config: &SerialConfig) -> Result<Place, String> {

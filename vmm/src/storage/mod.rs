@@ -109,6 +109,16 @@ pub(crate) fn problem(what: &'static str, path: &Path, problem: impl Into<String
     BuildError::File { what, path: path.to_owned(), problem: problem.into() }
 }
 
+/// What is wrong with a path, without the error's number.
+pub(crate) fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "this user may not".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

@@ -24,3 +24,4 @@ mod skip;
 #[path = "../../../devices/tests/sound/mod.rs"]
 mod sound;
 mod vhost;
+mod vsock;

@@ -35,7 +35,7 @@ pub(crate) struct Guest {
     pub(crate) vmlinux: PathBuf,
     /// Drivers and `/init`.
     pub(crate) initrd: PathBuf,
-    /// busybox, `/sbin/init`, `/usr/bin/blockload` and `/usr/bin/netload` on ext4.
+    /// busybox, `/sbin/init`, `/usr/bin/agent`, `/usr/bin/blockload` and `/usr/bin/netload` on ext4.
     pub(crate) rootfs: PathBuf,
     /// Our process 1.
     pub(crate) init: PathBuf,
@@ -43,6 +43,8 @@ pub(crate) struct Guest {
     pub(crate) blockload: PathBuf,
     /// What loads a network, in the guest and beside it.
     pub(crate) netload: PathBuf,
+    /// What uses its other devices, in the guest and beside it.
+    pub(crate) agent: PathBuf,
     /// Its busybox.
     pub(crate) busybox: PathBuf,
     /// The unpacked kernel package.
@@ -77,7 +79,8 @@ fn make(workspace: &Workspace, update: bool) -> Result<(Guest, bool)> {
     packages::ensure(&[MKFS, BUSYBOX, DEBUGFS].into_iter().chain(emulator).collect::<Vec<_>>())?;
     let program =
         |name| static_build::executable(workspace, &["build", "--package", "guest-init", "--bin", name], name);
-    let (init, blockload, netload) = (program("guest-init")?, program("blockload")?, program("netload")?);
+    let (init, agent) = (program("guest-init")?, program("agent")?);
+    let (blockload, netload) = (program("blockload")?, program("netload")?);
     let folder = workspace.target("guest");
     let _lock = stamp::lock(&folder)?;
     let kernel = kernel::ensure(&folder, update)?;
@@ -90,6 +93,7 @@ fn make(workspace: &Workspace, update: bool) -> Result<(Guest, bool)> {
         init,
         blockload,
         netload,
+        agent,
         busybox,
         kernel,
     };
@@ -126,7 +130,7 @@ fn make_initrd(guest: &Guest) -> Result<bool> {
 
 fn make_rootfs(guest: &Guest) -> Result<bool> {
     let recipe = Recipe::default().text(rootfs::VERSION).file(&guest.busybox)?.file(&guest.init)?;
-    let recipe = recipe.file(&guest.blockload)?.file(&guest.netload)?;
+    let recipe = recipe.file(&guest.blockload)?.file(&guest.netload)?.file(&guest.agent)?;
     stamp::keep(&guest.rootfs, recipe, |draft| {
         let step = Step::start("building rootfs.ext4");
         rootfs::build(guest, draft)?;

@@ -65,6 +65,7 @@ pub(crate) fn build(guest: &Guest, to: &Path) -> Result<()> {
     install_program(&guest.init, &own)?;
     install_program(&guest.blockload, &root.join("usr/bin/blockload"))?;
     install_program(&guest.netload, &root.join("usr/bin/netload"))?;
+    install_program(&guest.agent, &root.join("usr/bin/agent"))?;
     // The root may be read-only; /run never is.
     symlink("/run/resolv.conf", root.join("etc/resolv.conf"))?;
     let script = root.join("etc/udhcpc/default.script");

@@ -26,8 +26,8 @@ const MEMORY: u64 = 6144;
 /// through all that was tried. Two vCPUs run on one processor just as well, and micro-guests run on real ones before.
 const CPUS: u32 = 1;
 
-/// How many times the tests of networks send what they send: whoever wants more than a glimpse sets it.
-const ROUNDS: &str = "VMM_NET_ROUNDS";
+/// How many times the tests of networks and of sockets send what they send: whoever wants more than a glimpse sets it.
+const ROUNDS: [&str; 2] = ["VMM_NET_ROUNDS", "VMM_VSOCK_ROUNDS"];
 
 /// The programs: Linux guests, and the micro-guests, which ran on this host's KVM already, whatever is behind it.
 const PROGRAMS: [&str; 2] = ["micro_guest", "linux"];
@@ -64,7 +64,7 @@ fn on_this_host(
     fs::write(&skips, "").with_context(|| format!("can't write {}", skips.display()))?;
     let mut command = Command::new(tests);
     command.arg(threads).args(filter).env("VMM_BIN", vmm).env("VMM_SKIP_LOG", &skips);
-    command.env("VMM_NETLOAD", &guest.netload);
+    command.env("VMM_NETLOAD", &guest.netload).env("VMM_AGENT", &guest.agent);
     command.env("VMM_GUEST_DIR", guest.vmlinux.parent().unwrap_or(Path::new(".")));
     let counts = run_libtest(&mut command)?;
     Ok(count_skips(counts, &skips))
@@ -143,7 +143,8 @@ impl Testbed<'_> {
         command.extend(arguments);
         let mut environment =
             ["VMM_SKIP_LOG=/out/skipped", "VMM_TEST_EMULATED=1", "RUST_BACKTRACE=1"].map(str::to_owned).to_vec();
-        environment.extend(std::env::var(ROUNDS).map(|rounds| format!("{ROUNDS}={rounds}")));
+        let rounds = ROUNDS.iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+        environment.extend(rounds);
         let request = Request {
             cpus: CPUS,
             memory: MEMORY,

@@ -48,7 +48,7 @@ pub(crate) fn ensure(workspace: &Workspace, guest: &Guest) -> Result<PathBuf> {
     let _lock = stamp::lock(&folder)?;
     let disk = folder.join("root.ext4");
     let mut recipe = Recipe::default().text(VERSION).text(SIZE).text(&MODULES.join(" ")).text(&guest.kernel.package);
-    for part in [&guest.initrd, &guest.rootfs, &guest.init, &guest.busybox, &guest.netload] {
+    for part in [&guest.initrd, &guest.rootfs, &guest.init, &guest.busybox, &guest.netload, &guest.agent] {
         recipe = recipe.file(part)?;
     }
     for program in PROGRAMS {
@@ -84,6 +84,7 @@ fn fill(root: &Path, guest: &Guest) -> Result<()> {
         fs::copy(path, root.join("guest").join(name)).with_context(|| format!("can't copy {}", path.display()))?;
     }
     guest::install_program(&guest.netload, &root.join("usr/bin/netload"))?;
+    guest::install_program(&guest.agent, &root.join("usr/bin/agent"))?;
     install_modules(root, guest)?;
     PROGRAMS.iter().try_for_each(|program| install_program(root, program))?;
     replace_link(&root.join("sbin/mkfs.ext4"), "/sbin/mke2fs")

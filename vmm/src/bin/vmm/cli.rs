@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use vmm::{ConfigError, Credential, Disk, MachineId, Memory, Net, SerialConfig, Transport};
+use vmm::{ConfigError, Credential, Disk, MachineId, Memory, Net, SerialConfig, Transport, Vsock};
 
 use crate::STATUS_USAGE;
 
@@ -110,6 +110,16 @@ Network keys; one of the first five says what the card is connected to:
                                 bw-, ops- and antispoof (off)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
+Socket keys:
+  cid=N                         the guest's context ID, from 3 on
+  socket=PATH                   a Unix socket: who connects to it and says
+                                'CONNECT <port>' reaches the guest, after the
+                                answer 'OK <port>'; who listens at PATH_<port>
+                                is reached by the guest as port <port> of CID 2
+  vhost=on|off                  programs of the host reach the guest by AF_VSOCK,
+                                which the kernel makes by /dev/vhost-vsock (off)
+  transport=mmio|pci            how the guest finds it (that of --transport)
+
 Keys, with --serial stdio while standard input is a terminal:
   Ctrl-a x       end the VM at once
   Ctrl-a p       press the power button
@@ -165,6 +175,10 @@ pub(crate) struct RunArguments {
     /// Network card, with network keys, see below; may be given many times, and the guest sees them in that order
     #[arg(long, value_name = "WHERE[,KEY=VALUE]...", help_heading = "Networks", value_parser = |text: &str| text.parse::<Net>().map_err(what_is_wrong))]
     pub(crate) net: Vec<Net>,
+
+    /// Sockets between programs of the guest and of the host (AF_VSOCK in the guest), with socket keys, see below
+    #[arg(long, value_name = "cid=N[,KEY=VALUE]...", help_heading = "Sockets", value_parser = |text: &str| text.parse::<Vsock>().map_err(what_is_wrong))]
+    pub(crate) vsock: Option<Vsock>,
 
     /// Virtual CPUs: 1 to what the host's KVM allows. Linux guests use the first 255 of them
     #[arg(long, value_name = "N", help_heading = "Machine", default_value = "1", value_parser = cpus)]
@@ -246,9 +260,10 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// The message says which argument it is about, so the error needn't.
 fn what_is_wrong(error: ConfigError) -> String {
     match error {
-        ConfigError::Disk { problem, .. } | ConfigError::Net { problem, .. } | ConfigError::Memory { problem, .. } => {
-            problem
-        }
+        ConfigError::Disk { problem, .. }
+        | ConfigError::Net { problem, .. }
+        | ConfigError::Vsock { problem, .. }
+        | ConfigError::Memory { problem, .. } => problem,
         ConfigError::Credential { problem, .. } => problem,
         ConfigError::MachineId { problem, .. } => problem.to_owned(),
         other => other.to_string(),

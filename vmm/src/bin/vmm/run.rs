@@ -94,8 +94,22 @@ impl From<io::Error> for Failure {
 }
 
 fn config(arguments: &RunArguments) -> Config {
-    let RunArguments { kernel, initrd, cmdline, pvh, rootfs, disk, net, cpus, memory, serial, name, transport, .. } =
-        arguments.clone();
+    let RunArguments {
+        kernel,
+        initrd,
+        cmdline,
+        pvh,
+        rootfs,
+        disk,
+        net,
+        vsock,
+        cpus,
+        memory,
+        serial,
+        name,
+        transport,
+        ..
+    } = arguments.clone();
     let RunArguments { machine_id, oem_string, credential, pvpanic, .. } = arguments.clone();
     Config {
         name,
@@ -105,6 +119,7 @@ fn config(arguments: &RunArguments) -> Config {
         rootfs,
         disks: disk,
         nets: net,
+        vsock,
         cpus,
         memory,
         serial,
