@@ -6,6 +6,7 @@
 //! (does the file exist, how many vCPUs does KVM allow) is judged by [`Vm::build`](crate::Vm::build).
 
 mod disk;
+mod ends;
 mod forward;
 mod identity;
 mod key_values;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use disk::{Disk, DiskCache, DiskEngine, DiskFormat, OnError};
+pub use ends::{OnCrash, OnReboot};
 pub use forward::{Forward, Protocol};
 pub use identity::{Credential, CredentialContent, MachineId};
 pub use memory::{Memory, MemorySize};
@@ -100,6 +102,15 @@ pub struct Config {
     /// Whether there is a device by which the guest's kernel says that it has panicked.
     #[serde(default = "default_pvpanic")]
     pub pvpanic: bool,
+    /// What becomes of the VM when its guest reboots.
+    #[serde(default)]
+    pub on_reboot: OnReboot,
+    /// What becomes of it when its guest crashes.
+    #[serde(default)]
+    pub on_crash: OnCrash,
+    /// What becomes of it when its guest hangs, as its watchdog says.
+    #[serde(default)]
+    pub on_watchdog: OnCrash,
 }
 
 /// Whether both paths lead to one file.
@@ -146,6 +157,9 @@ impl Config {
             oem_strings: Vec::new(),
             credentials: Vec::new(),
             pvpanic: default_pvpanic(),
+            on_reboot: OnReboot::default(),
+            on_crash: OnCrash::default(),
+            on_watchdog: OnCrash::default(),
         }
     }
 
@@ -248,6 +262,14 @@ pub enum ConfigError {
         text: String,
         /// What is wrong with it, and the cure.
         problem: String,
+    },
+    /// Not something that can be done about an end.
+    #[error("'{text}' is nothing that can be done then: give {choice}")]
+    Policy {
+        /// What was given.
+        text: String,
+        /// What there is.
+        choice: &'static str,
     },
     /// Not a transport.
     #[error("'{0}' is no transport: give {choice}", choice = transport::CHOICE)]

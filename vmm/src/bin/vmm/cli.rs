@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use vmm::{ConfigError, Credential, Disk, MachineId, Memory, Net, SerialConfig, Transport, Vsock};
+use vmm::{ConfigError, Credential, Disk, MachineId, Memory, Net, OnCrash, OnReboot, SerialConfig, Transport, Vsock};
 
 use crate::STATUS_USAGE;
 
@@ -216,6 +216,19 @@ pub(crate) struct RunArguments {
     /// 'socket=PATH', a Unix socket that one client at a time can use
     #[arg(long, value_name = "WHERE", help_heading = "Console", default_value = "stdio")]
     pub(crate) serial: SerialConfig,
+
+    /// What becomes of the VM when its guest reboots: it ends ('exit'), or the machine is reset in place and boots again
+    #[arg(long, value_name = "exit|reset", help_heading = "Operation", default_value = "exit")]
+    pub(crate) on_reboot: OnReboot,
+
+    /// What becomes of it when its guest crashes: it ends, is reset, or stands still with its memory as it is ('pause') until
+    /// a signal ends it, with status 3
+    #[arg(long, value_name = "exit|reset|pause", help_heading = "Operation", default_value = "exit")]
+    pub(crate) on_crash: OnCrash,
+
+    /// What becomes of it when its guest's watchdog expires
+    #[arg(long, value_name = "exit|reset|pause", help_heading = "Operation", default_value = "exit")]
+    pub(crate) on_watchdog: OnCrash,
 
     /// How long a guest has after one of the signals below to power off by itself: a number of seconds, or one with
     /// ms, s or m behind it

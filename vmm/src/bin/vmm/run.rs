@@ -110,7 +110,8 @@ fn config(arguments: &RunArguments) -> Config {
         transport,
         ..
     } = arguments.clone();
-    let RunArguments { machine_id, oem_string, credential, pvpanic, .. } = arguments.clone();
+    let RunArguments { machine_id, oem_string, credential, pvpanic, on_reboot, on_crash, on_watchdog, .. } =
+        arguments.clone();
     Config {
         name,
         pvh,
@@ -128,6 +129,9 @@ fn config(arguments: &RunArguments) -> Config {
         oem_strings: oem_string,
         credentials: credential,
         pvpanic: pvpanic == Switch::On,
+        on_reboot,
+        on_crash,
+        on_watchdog,
         ..Config::new(kernel)
     }
 }
