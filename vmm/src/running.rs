@@ -127,10 +127,14 @@ impl Running {
             thread.kick();
         }
         // The first error counts, but every thread is waited for.
-        self.threads.drain(..).map(VcpuThread::join).fold(Ok(()), |all, one| {
-            let vcpu = one.map(|vcpu| self.vcpus.push(vcpu));
-            all.and(vcpu)
-        })
+        let mut all = Ok(());
+        for thread in self.threads.drain(..) {
+            match thread.join() {
+                Ok(vcpu) => self.vcpus.push(vcpu),
+                Err(error) => all = all.and(Err(error)),
+            }
+        }
+        all
     }
 
     /// Makes everything as it was before the guest's first instruction.
