@@ -64,14 +64,23 @@ impl<S: Source> Initrd<S> {
     /// # Errors
     ///
     /// [`Error`] when it can't be read or is empty.
-    pub fn open(mut source: S) -> Result<Self, Error> {
+    pub fn open(source: S) -> Result<Self, Error> {
+        let mut initrd = Self { source, size: 0 };
+        initrd.check_again()?;
+        Ok(initrd)
+    }
+
+    /// Does the same once more, as somebody may have written to the file since.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::open`].
+    pub fn check_again(&mut self) -> Result<(), Error> {
+        let Self { source, size } = self;
         // A directory has a size but can't be read; a character device can be read but has no size.
-        source::head(&mut source, &mut [0]).map_err(unreadable)?;
-        let size = source::size(&mut source).map_err(source::Error::Read)?;
-        if size == 0 {
-            return Err(Error::Empty);
-        }
-        Ok(Self { source, size })
+        source::head(source, &mut [0]).map_err(unreadable)?;
+        *size = source::size(source).map_err(source::Error::Read)?;
+        if *size == 0 { Err(Error::Empty) } else { Ok(()) }
     }
 
     /// Its bytes.

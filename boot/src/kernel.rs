@@ -71,6 +71,19 @@ enum Image {
     BzImage(bzimage::Image),
 }
 
+impl Image {
+    fn read<S: Source>(source: &mut S) -> Result<Self, Error> {
+        let mut head = [0; identify::HEAD];
+        let head = source::head(source, &mut head).map_err(unreadable)?;
+        let format = identify::identify(head)?;
+        let size = source::size(source).map_err(source::Error::Read)?;
+        Ok(match format {
+            Format::Elf => Self::Elf(elf::Image::parse(source, size)?),
+            Format::BzImage => Self::BzImage(bzimage::Image::parse(head, size)?),
+        })
+    }
+}
+
 impl<S: Source> Kernel<S> {
     /// Recognises a kernel by its content and checks its headers.
     ///
@@ -78,15 +91,18 @@ impl<S: Source> Kernel<S> {
     ///
     /// [`Error`] when it can't be read, is something else, or is malformed.
     pub fn open(mut source: S) -> Result<Self, Error> {
-        let mut head = [0; identify::HEAD];
-        let head = source::head(&mut source, &mut head).map_err(unreadable)?;
-        let format = identify::identify(head)?;
-        let size = source::size(&mut source).map_err(source::Error::Read)?;
-        let image = match format {
-            Format::Elf => Image::Elf(elf::Image::parse(&mut source, size)?),
-            Format::BzImage => Image::BzImage(bzimage::Image::parse(head, size)?),
-        };
+        let image = Image::read(&mut source)?;
         Ok(Self { source, image })
+    }
+
+    /// Does the same once more, as somebody may have written to the file since.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::open`].
+    pub fn check_again(&mut self) -> Result<(), Error> {
+        self.image = Image::read(&mut self.source)?;
+        Ok(())
     }
 
     /// Its format.

@@ -18,6 +18,10 @@ pub trait BusDevice: Debug + Send + Sync {
     fn read(&self, offset: u64, data: &mut [u8]);
     /// Writes `data` at `offset` into the device's range.
     fn write(&self, offset: u64, data: &[u8]);
+
+    /// The machine is reset: all that its guest has set is as it was when the machine was switched on. No vCPU runs
+    /// meanwhile. When this returns, the device touches no guest memory.
+    fn reset(&self) {}
 }
 
 /// Why a device can't be put on the bus.
@@ -94,6 +98,13 @@ impl Bus {
         match self.find(address, data.len()) {
             Some((device, offset)) => device.write(offset, data),
             None => self.count_unclaimed("write", address, data.len()),
+        }
+    }
+
+    /// The machine is reset, and with it every device.
+    pub fn reset(&self) {
+        for entry in &self.entries {
+            entry.device.reset();
         }
     }
 

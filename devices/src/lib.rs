@@ -27,6 +27,7 @@ pub mod interrupt;
 pub mod pci;
 pub mod power;
 mod processors;
+pub mod pvpanic;
 mod ram;
 pub mod rtc;
 pub mod serial;

@@ -18,6 +18,10 @@ pub enum PowerRequest {
     Off,
     /// A reset of the whole machine.
     Reset,
+    /// Nothing: its kernel has panicked, and says so.
+    Panicked,
+    /// Nothing, and for longer than its watchdog was set to wait.
+    Watchdog,
 }
 
 /// Takes power requests. Called on a vCPU's thread, so it must not block.
@@ -96,6 +100,10 @@ impl BusDevice for Power {
             self.sink.request(PowerRequest::Reset);
         }
     }
+
+    fn reset(&self) {
+        self.events.store(0, Ordering::Release);
+    }
 }
 
 #[cfg(test)]
@@ -146,6 +154,16 @@ pub(crate) mod tests {
         power.write(0, &[5 << 2 | 1 << 5]);
         power.write(2, &[1]);
         assert_eq!(*requests.0.lock().unwrap(), [PowerRequest::Off, PowerRequest::Reset]);
+    }
+
+    #[test]
+    fn a_reset_forgets_what_was_not_read() {
+        let (power, _, _) = power();
+        power.press_power_button();
+        power.reset();
+        let mut data = [0xff; 1];
+        power.read(4, &mut data);
+        assert_eq!(data, [0]);
     }
 
     #[test]

@@ -77,6 +77,10 @@ impl BusDevice for Rtc {
             self.index.store(index, Ordering::Relaxed);
         }
     }
+
+    fn reset(&self) {
+        self.index.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Two decimal digits in one byte; higher digits are dropped, which no field of a date has.

@@ -8,7 +8,7 @@
 use std::convert::Infallible;
 use std::fmt::{self, Debug};
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
@@ -18,7 +18,7 @@ use crate::bus::BusDevice;
 use crate::interrupt::InterruptLine;
 use crate::throttle::Throttle;
 
-struct Line(Box<dyn InterruptLine>);
+struct Line(Arc<dyn InterruptLine>);
 
 impl Trigger for Line {
     type E = Infallible;
@@ -31,7 +31,7 @@ impl Trigger for Line {
 
 /// Tells the feeder that the guest has read all of its input.
 struct Events {
-    drained: EventFd,
+    drained: Arc<EventFd>,
 }
 
 impl SerialEvents for Events {
@@ -67,6 +67,8 @@ type Port = Serial<Line, Events, Sent>;
 /// A serial port.
 pub struct SerialPort {
     port: Mutex<Port>,
+    line: Arc<dyn InterruptLine>,
+    drained: Arc<EventFd>,
     /// Apart from the registers: a write may take as long as it likes, and only those wait who write, too.
     output: Mutex<Box<dyn Write + Send>>,
     lost: Throttle,
@@ -81,8 +83,9 @@ impl Debug for SerialPort {
 impl SerialPort {
     /// A port that writes to `output` and signals `drained` each time the guest has emptied its input.
     pub fn new(line: Box<dyn InterruptLine>, drained: EventFd, output: Box<dyn Write + Send>) -> Self {
-        let port = Mutex::new(Serial::with_events(Line(line), Events { drained }, Sent::default()));
-        Self { port, output: Mutex::new(output), lost: Throttle::new() }
+        let (line, drained) = (Arc::from(line), Arc::new(drained));
+        let port = Mutex::new(new_port(&line, &drained));
+        Self { port, line, drained, output: Mutex::new(output), lost: Throttle::new() }
     }
 
     /// How many bytes of input the port can take now: none while the guest has it in loopback mode. `drained` is
@@ -109,6 +112,10 @@ impl SerialPort {
             tracing::warn!(bytes, "serial output was lost: {error}");
         }
     }
+}
+
+fn new_port(line: &Arc<dyn InterruptLine>, drained: &Arc<EventFd>) -> Port {
+    Serial::with_events(Line(line.clone()), Events { drained: drained.clone() }, Sent::default())
 }
 
 /// Offset of the modem control register, and its loopback bit.
@@ -143,12 +150,17 @@ impl BusDevice for SerialPort {
             }
         }
     }
+
+    fn reset(&self) {
+        let mut port = self.lock();
+        *port = new_port(&self.line, &self.drained);
+        // Input that nobody has read is gone.
+        port.events().in_buffer_empty();
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[derive(Clone, Default)]
@@ -226,6 +238,24 @@ mod tests {
         port.write(4, &[0x08]);
         assert!(drained.read().is_ok());
         assert_eq!(port.receive(b"x"), 1);
+    }
+
+    #[test]
+    fn a_reset_forgets_input_and_registers_and_says_that_there_is_room() {
+        let drained = eventfd();
+        let port = SerialPort::new(Box::new(eventfd()), drained.try_clone().unwrap(), Box::new(std::io::sink()));
+        let registers = |port: &SerialPort| [1, 2, 3, 4, 5, 6, 7].map(|offset| read(port, offset));
+        let fresh = registers(&port);
+        for offset in [1, 3, 4, 7] {
+            port.write(offset, &[0x1b]);
+        }
+        port.write(4, &[0x08]);
+        let room = port.room();
+        assert_eq!(port.receive(&vec![7; room]), room);
+        let _ = drained.read();
+        port.reset();
+        assert!(drained.read().is_ok());
+        assert_eq!((registers(&port), port.room()), (fresh, room));
     }
 
     #[test]

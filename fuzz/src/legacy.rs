@@ -9,6 +9,7 @@ use devices::bus::Bus;
 use devices::i8042::I8042;
 use devices::interrupt::InterruptLine;
 use devices::power::{Power, PowerRegisters, PowerRequest, PowerSink};
+use devices::pvpanic::PvPanic;
 use devices::rtc::Rtc;
 use devices::serial::SerialPort;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -49,10 +50,12 @@ pub fn run(data: &[u8]) {
     ports.insert(0x70, 2, Arc::new(Rtc::new())).expect("room for the clock");
     ports.insert(0x600, 8, power.clone()).expect("room for power management");
 
+    ports.insert(0x505, 1, Arc::new(PvPanic::new(Arc::new(Nobody)))).expect("room for pvpanic");
+
     for access in data.chunks_exact(4) {
         let (what, value) = (access[0], access[3]);
         let offset = u64::from(access[2] & 15);
-        let port = [0x3f8, 0x60, 0x70, 0x600][usize::from(access[1] & 3)] + offset;
+        let port = [0x3f8, 0x60, 0x70, 0x600, 0x3f8, 0x60, 0x70, 0x500][usize::from(access[1] & 7)] + offset;
         let width = usize::from(what >> 4);
         match what & 3 {
             0 => ports.write(port, &vec![value; width]),

@@ -70,6 +70,14 @@ pub enum BuildError {
         /// What is wrong with that, and the cure where there is one.
         problem: String,
     },
+    /// Something that the guest is to be told by SMBIOS can't be.
+    #[error("{what}: {problem}")]
+    Identity {
+        /// Which string or credential.
+        what: String,
+        /// What is wrong with it, and the cure where there is one.
+        problem: String,
+    },
     /// The socket device can't be had.
     #[error("vsock: {problem}")]
     Vsock {

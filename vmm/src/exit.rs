@@ -24,6 +24,8 @@ pub enum Exit {
     Reset,
     /// The guest crashed.
     Crashed(CrashReport),
+    /// The guest's watchdog expired: it did nothing for longer than it had said.
+    Watchdog,
     /// The host ended it.
     Stopped(StopReason),
 }
@@ -44,6 +46,7 @@ impl fmt::Display for Exit {
             Self::PowerOff => f.write_str("the guest powered off"),
             Self::Reset => f.write_str("the guest rebooted"),
             Self::Crashed(report) => write!(f, "the guest crashed: {report}"),
+            Self::Watchdog => f.write_str("the guest hangs: its watchdog expired"),
             Self::Stopped(StopReason::Asked) => f.write_str("the VM was stopped"),
             Self::Stopped(StopReason::GraceExpired) => {
                 f.write_str("the VM was stopped: its guest did not power off within the grace")
@@ -55,8 +58,8 @@ impl fmt::Display for Exit {
 /// What a vCPU was at when the guest crashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CrashReport {
-    /// The vCPU.
-    pub vcpu: u32,
+    /// The vCPU, unless the crash was none of a vCPU's.
+    pub vcpu: Option<u32>,
     /// Where it was, if KVM still knew.
     pub rip: Option<u64>,
     /// What happened.
@@ -78,6 +81,8 @@ pub enum Crash {
     },
     /// The guest told KVM so (`KVM_SYSTEM_EVENT_CRASH`).
     Reported,
+    /// The guest's kernel told its panic to pvpanic.
+    Panicked,
 }
 
 impl fmt::Display for CrashReport {
@@ -96,8 +101,11 @@ impl fmt::Display for CrashReport {
             }
             Crash::InternalError { suberror, .. } => write!(f, "KVM gave up with internal error {suberror}")?,
             Crash::Reported => f.write_str("it said so itself")?,
+            Crash::Panicked => f.write_str("its kernel panicked")?,
         }
-        write!(f, " on vCPU {}", self.vcpu)?;
+        if let Some(vcpu) = self.vcpu {
+            write!(f, " on vCPU {vcpu}")?;
+        }
         match self.rip {
             Some(rip) => write!(f, " at RIP {rip:#x}"),
             None => Ok(()),
@@ -149,6 +157,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The machine can't be reset.
+    #[error("the machine can't be reset")]
+    Reset(#[source] Box<crate::build::BuildError>),
     /// The event loop can't go on.
     #[error("the event loop failed")]
     EventLoop(#[source] event_manager::Error),
@@ -157,8 +168,12 @@ pub enum RunError {
 /// What the event loop waits for.
 #[derive(Debug, Default)]
 struct Pending {
-    /// Why the VM ends; the first reason counts.
+    /// How the guest has ended, or what went wrong; the first reason counts.
     end: Option<Result<Exit, RunError>>,
+    /// The host wants an end: for good, even if the guest has ended meanwhile and the machine was to be reset.
+    stop: Option<StopReason>,
+    /// No guest is there that could power off.
+    paused: bool,
     /// When the VM is stopped at the latest.
     deadline: Option<Instant>,
 }
@@ -183,17 +198,45 @@ impl Ending {
 
     /// Ends the VM, unless something else has ended it already.
     pub(crate) fn end(&self, how: Result<Exit, RunError>) {
-        self.lock().end.get_or_insert(how);
+        let mut pending = self.lock();
+        if pending.stop.is_none() {
+            pending.end.get_or_insert(how);
+        }
+        drop(pending);
+        self.wake();
+    }
+
+    /// Ends the VM for good.
+    pub(crate) fn stop(&self, reason: StopReason) {
+        self.lock().stop.get_or_insert(reason);
         self.wake();
     }
 
     /// Takes the reason, once there is one.
     pub(crate) fn take(&self) -> Option<Result<Exit, RunError>> {
-        self.lock().end.take()
+        let mut pending = self.lock();
+        let stopped = pending.stop.map(|reason| Ok(Exit::Stopped(reason)));
+        pending.end.take().or(stopped)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.lock().end.is_some()
+        let pending = self.lock();
+        pending.end.is_some() || pending.stop.is_some()
+    }
+
+    /// Why the host wants an end, if it does: also when a grace is over that nobody has waited for.
+    pub(crate) fn stopped(&self) -> Option<StopReason> {
+        let over = self.time_left() == Some(Duration::ZERO);
+        self.lock().stop.or(over.then_some(StopReason::GraceExpired))
+    }
+
+    /// The guest stands still: from now on there is no grace, as nobody would make use of it.
+    pub(crate) fn pause(&self) {
+        let mut pending = self.lock();
+        pending.paused = true;
+        if pending.deadline.is_some() {
+            pending.stop.get_or_insert(StopReason::Asked);
+        }
     }
 
     /// How long until the VM has to be stopped, if that is so.
@@ -205,6 +248,9 @@ impl Ending {
         let mut pending = self.lock();
         let earliest = pending.deadline.map_or(deadline, |before| before.min(deadline));
         pending.deadline = Some(earliest);
+        if pending.paused {
+            pending.stop.get_or_insert(StopReason::Asked);
+        }
         drop(pending);
         self.wake();
     }
@@ -224,6 +270,8 @@ impl PowerSink for Ending {
         self.end(Ok(match request {
             PowerRequest::Off => Exit::PowerOff,
             PowerRequest::Reset => Exit::Reset,
+            PowerRequest::Panicked => Exit::Crashed(CrashReport { vcpu: None, rip: None, crash: Crash::Panicked }),
+            PowerRequest::Watchdog => Exit::Watchdog,
         }));
     }
 }
@@ -263,7 +311,7 @@ impl Control {
 
     /// Stops the VM at once.
     pub fn stop(&self) {
-        self.ending.end(Ok(Exit::Stopped(StopReason::Asked)));
+        self.ending.stop(StopReason::Asked);
     }
 }
 
@@ -316,10 +364,40 @@ mod tests {
         let ending = Ending::new().unwrap();
         assert!(!ending.has_ended());
         ending.request(PowerRequest::Reset);
-        ending.end(Ok(Exit::Stopped(StopReason::Asked)));
+        ending.stop(StopReason::Asked);
         assert!(ending.has_ended());
         assert!(ending.changed().read().is_ok());
         assert!(matches!(ending.take(), Some(Ok(Exit::Reset))));
+        let ending = Ending::new().unwrap();
+        ending.stop(StopReason::Asked);
+        ending.request(PowerRequest::Off);
+        assert!(matches!(ending.take(), Some(Ok(Exit::Stopped(StopReason::Asked)))));
+    }
+
+    #[test]
+    fn an_end_that_the_host_wants_outlives_a_reset() {
+        let ending = Ending::new().unwrap();
+        ending.request(PowerRequest::Reset);
+        assert_eq!(ending.stopped(), None);
+        ending.stop(StopReason::Asked);
+        assert!(matches!(ending.take(), Some(Ok(Exit::Reset))));
+        assert_eq!(ending.stopped(), Some(StopReason::Asked));
+        let ending = Ending::new().unwrap();
+        ending.set_deadline(Instant::now());
+        assert_eq!(ending.stopped(), Some(StopReason::GraceExpired));
+    }
+
+    #[test]
+    fn a_guest_that_stands_still_has_no_grace() {
+        let later = Instant::now() + Duration::from_secs(3600);
+        let before = Ending::new().unwrap();
+        before.set_deadline(later);
+        before.pause();
+        let after = Ending::new().unwrap();
+        after.pause();
+        assert!(!after.has_ended());
+        after.set_deadline(later);
+        assert_eq!([before, after].map(|ending| ending.stopped()), [Some(StopReason::Asked); 2]);
     }
 
     #[test]
@@ -333,10 +411,24 @@ mod tests {
     }
 
     #[test]
+    fn what_devices_ask_for_is_an_end_each() {
+        for (request, status) in [
+            (PowerRequest::Off, "the guest powered off"),
+            (PowerRequest::Reset, "the guest rebooted"),
+            (PowerRequest::Panicked, "the guest crashed: its kernel panicked"),
+            (PowerRequest::Watchdog, "the guest hangs: its watchdog expired"),
+        ] {
+            let ending = Ending::new().unwrap();
+            ending.request(request);
+            assert_eq!(ending.take().unwrap().unwrap().to_string(), status);
+        }
+    }
+
+    #[test]
     fn a_crash_is_told_in_one_line() {
         let instruction = vec![0x0f, 0xae];
         let crash = Crash::InternalError { suberror: 1, instruction };
-        let report = CrashReport { vcpu: 1, rip: Some(0x1000), crash };
+        let report = CrashReport { vcpu: Some(1), rip: Some(0x1000), crash };
         let line = Exit::Crashed(report).to_string();
         assert_eq!(
             line,

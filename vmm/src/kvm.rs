@@ -179,6 +179,22 @@ fn scatter_low_memory(ram: &GuestRam) {
     unsafe { libc::madvise(low.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
 }
 
+/// Makes guest RAM what it was at first: zeros, none of which takes memory of the host's.
+#[expect(unsafe_code, reason = "advice on a mapping is a system call on its address")]
+pub(crate) fn empty(ram: &GuestRam) -> Result<(), BuildError> {
+    for region in ram.iter() {
+        let advice = if region.file_offset().is_some() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+        let len = usize::try_from(region.len()).unwrap_or(usize::MAX);
+        // SAFETY: the range is a mapping of ours as a whole, which `ram` keeps. What was in its pages is lost, and guest memory may
+        // change at any time; nobody has a reference into it.
+        if unsafe { libc::madvise(region.as_ptr().cast(), len, advice) } < 0 {
+            let source = io::Error::last_os_error();
+            return Err(BuildError::Host { what: "the guest's memory anew", source });
+        }
+    }
+    Ok(())
+}
+
 /// Tells KVM where guest RAM is.
 #[expect(unsafe_code, reason = "KVM writes to the memory that it is given")]
 fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
@@ -228,6 +244,25 @@ mod tests {
             assert!(name.to_str().unwrap().starts_with("/memfd:guest-ram"), "{name:?}");
         }
         assert_eq!(end, 5120 << 20);
+    }
+
+    #[test]
+    fn emptied_memory_is_all_zeros_and_gives_the_host_its_pages_back() {
+        for shared in [false, true] {
+            let ram = allocate(Memory { shared, ..mib(64) }, 48).unwrap();
+            for address in [0, 4095, 32 << 20, (64 << 20) - 1] {
+                ram.write_obj(0xa5u8, GuestAddress(address)).unwrap();
+            }
+            empty(&ram).unwrap();
+            for address in [0, 4095, 32 << 20, (64 << 20) - 1] {
+                assert_eq!(ram.read_obj::<u8>(GuestAddress(address)).unwrap(), 0, "{address:#x}, shared: {shared}");
+            }
+            if let Some(part) = ram.iter().next().unwrap().file_offset() {
+                use std::os::unix::fs::MetadataExt;
+                // Those that were just read.
+                assert!(part.file().metadata().unwrap().blocks() * 512 <= 2 * HUGE_PAGE as u64);
+            }
+        }
     }
 
     #[test]

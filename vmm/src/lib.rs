@@ -30,8 +30,11 @@ pub mod doctor;
 pub mod exit;
 mod interrupts;
 mod kvm;
+mod loader;
 mod machine;
 mod net;
+mod reset;
+mod running;
 mod serial;
 mod storage;
 mod unix_socket;
@@ -40,7 +43,10 @@ mod vhost_device;
 mod vm;
 
 pub use build::BuildError;
-pub use config::{Config, ConfigError, Disk, Memory, MemorySize, Net, NetBackend, SerialConfig, Transport, Vsock};
+pub use config::{
+    Config, ConfigError, Credential, Disk, MachineId, Memory, MemorySize, Net, NetBackend, OnCrash, OnReboot,
+    SerialConfig, Transport, Vsock,
+};
 pub use exit::{BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError, StopReason};
 pub use serial::{Console, ConsoleInput, ConsoleOutput};
 pub use vm::Vm;

@@ -3,28 +3,28 @@
 //! A VM: built from a configuration, then run to its end.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
-use arch::{BootProtocol, GuestRam};
-use boot::{Initrd, Kernel, Request};
+use arch::GuestRam;
 use devices::power::Power;
 use devices::virtio::transport::Transport;
-use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Subscriber;
 use crate::build::{BuildError, no};
 use crate::config::{Config, SerialConfig, same_file};
-use crate::exit::{Control, DiskControl, Ending, Exit, NetControl, RunError, StopReason};
+use crate::exit::{Control, DiskControl, Ending, Exit, NetControl, RunError};
+use crate::loader::Loader;
+use crate::machine::identity::Told;
 use crate::machine::{self, Disks, Machine};
 use crate::net::{self, Passt};
+use crate::reset::PowerOn;
+use crate::running::{EventLoop, Policy, Running};
 use crate::serial::{Console, Leftovers, Place, SerialInput};
 use crate::unix_socket::SocketFile;
-use crate::vcpu::{self, Machinery, VcpuThread};
+use crate::vcpu::{self, Machinery};
 use crate::{kvm, storage};
 
 /// A VM that is ready to run: everything is open and in place, and no thread exists.
@@ -36,6 +36,8 @@ pub struct Vm {
     disks: Vec<DiskControl>,
     nets: Vec<NetControl>,
     power: Arc<Power>,
+    policy: Policy,
+    power_on: Option<PowerOn>,
     serial_input: SerialInput,
     stop_output: EventFd,
     // Below what uses them: fields are dropped in this order.
@@ -64,13 +66,12 @@ impl Vm {
         let inherited = net::inherit(config)?;
         let mut disks = Disks::new(config)?;
         // Files first: most mistakes are there, and none of this costs anything.
-        let open_kernel = storage::open_readable("kernel", &config.kernel)?;
-        let mut kernel = Kernel::open(open_kernel).map_err(|error| BuildError::boot(error, config))?;
-        let mut initrd = config.initrd.as_deref().map(|path| open_initrd(path, config)).transpose()?;
+        let mut loader = Loader::open(config)?;
         let images = config
             .all_disks()
             .map(|(what, disk)| Ok((what, disk, storage::open_disk(what, disk)?)))
             .collect::<Result<Vec<_>, BuildError>>()?;
+        let told = Told::new(config)?;
         let networks = net::open(config, inherited)?;
 
         let kvm = kvm::open()?;
@@ -86,6 +87,9 @@ impl Vm {
         let ending = Arc::new(Ending::new().map_err(no("an eventfd"))?);
         let mut machine = Machine::new(&vm, &ram, address_bits);
         let power = machine.add_platform(&ending)?;
+        if config.pvpanic {
+            machine.add_pvpanic(&ending)?;
+        }
         for (what, disk, image) in images {
             disks.add(&mut machine, what, disk, image)?;
         }
@@ -98,22 +102,16 @@ impl Vm {
         let vsock = vsock.map(|vsock| machine::vsock::add(&mut machine, vsock, BTreeMap::new(), default));
         let vsock = vsock.transpose()?.flatten();
 
-        let rsdp = arch::acpi::write(&ram, &machine.platform(config.cpus))
-            .map_err(|error| BuildError::Table { what: "ACPI tables", problem: error.to_string() })?;
-        let cmdline = config.full_cmdline();
-        let request = Request {
-            kernel: &mut kernel,
-            initrd: initrd.as_mut(),
-            cmdline: cmdline.as_bytes(),
-            protocol: config.pvh.then_some(BootProtocol::Pvh),
-            rsdp,
-        };
-        let entry = boot::load(&ram, request).map_err(|error| BuildError::boot(error, config))?;
-        arch::tables::write(&ram, entry.protocol)
-            .map_err(|error| BuildError::Table { what: "boot tables", problem: error.to_string() })?;
+        let platform = machine.platform(config.cpus);
+        let entry = loader.load(&ram, &platform, &told)?;
         let vcpus = (0..config.cpus)
             .map(|index| vcpu::create(&vm, &cpuid, index, config.cpus, &entry))
             .collect::<Result<Vec<_>, BuildError>>()?;
+
+        let Config { on_reboot: reboot, on_crash: crash, on_watchdog: watchdog, .. } = *config;
+        let policy = Policy { reboot, crash, watchdog };
+        let power_on = policy.resets().then(|| PowerOn::of(&kvm, &vm, &ram, &vcpus, (loader, platform, told)));
+        let power_on = power_on.transpose()?;
 
         // Last, as it may empty a file.
         let eventfd = || EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(no("an eventfd"));
@@ -128,7 +126,7 @@ impl Vm {
             name = config.name,
             protocol = ?entry.protocol,
             entry = format_args!("{:#x}", entry.address.0),
-            cmdline,
+            cmdline = config.full_cmdline(),
             "built"
         );
         Ok(Self {
@@ -139,6 +137,8 @@ impl Vm {
             disks: disks.controls.into_iter().map(DiskControl).collect(),
             nets,
             power,
+            policy,
+            power_on,
             serial_input: SerialInput::new(serial, drained, input),
             stop_output,
             _vsock: vsock,
@@ -175,6 +175,8 @@ impl Vm {
             serial_input,
             stop_output,
             power: _,
+            policy,
+            power_on,
             disks: _,
             nets: _,
             _vsock,
@@ -183,96 +185,16 @@ impl Vm {
             _vm,
             _ram,
         } = self;
-        let mut running = Running { threads: Vec::with_capacity(vcpus.len()), machinery, stop_output, virtio };
-        let started = (0..).zip(vcpus).try_for_each(|(index, vcpu)| {
-            running.threads.push(vcpu::start(index, vcpu, running.machinery.clone())?);
-            Ok(())
-        });
-        let watched = started.and_then(|()| watch(&running.machinery.ending, serial_input, subscribers));
-        let joined = running.stop();
-        // A guest that has ended counts for more than what went wrong on the way out.
-        let end = running.machinery.ending.take();
-        watched?;
-        let exit = end.unwrap_or(Ok(Exit::Stopped(StopReason::Asked)))?;
-        joined?;
+        let threads = Vec::with_capacity(vcpus.len());
+        let mut running = Running { vcpus, threads, machinery, stop_output, virtio, policy, power_on };
+        let mut all: Vec<Subscriber> = vec![Box::new(serial_input)];
+        all.extend(subscribers);
+        let mut event_loop = EventLoop::new(&running.machinery.ending, all)?;
+        let exit = running.run(&mut event_loop)?;
+        // Before whoever waits for the end is told of it.
+        drop(running);
         tracing::info!(name, "{exit}");
         Ok(exit)
-    }
-}
-
-/// The threads of a VM. They end with this value at the latest: guest RAM may go after it, and not before.
-struct Running {
-    threads: Vec<VcpuThread>,
-    machinery: Arc<Machinery>,
-    stop_output: EventFd,
-    virtio: Vec<Arc<dyn Transport>>,
-}
-
-impl Running {
-    /// Ends all threads and waits for them.
-    fn stop(&mut self) -> Result<(), RunError> {
-        self.machinery.stopping.store(true, Ordering::Release);
-        // Fails only when the counter is full, which wakes everybody as well.
-        let _ = self.stop_output.write(1);
-        for thread in &self.threads {
-            thread.kick();
-        }
-        // The first error counts, but every thread is waited for.
-        let joined = self.threads.drain(..).map(VcpuThread::join).fold(Ok(()), Result::and);
-        for device in &self.virtio {
-            device.stop();
-        }
-        joined
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Nothing is left to do unless a subscriber has panicked, and then nobody asks how this went.
-        let _ = self.stop();
-    }
-}
-
-/// The event loop: serves its subscribers until the VM has ended.
-fn watch(ending: &Arc<Ending>, serial_input: SerialInput, subscribers: Vec<Subscriber>) -> Result<(), RunError> {
-    let mut manager: EventManager<Subscriber> = EventManager::new().map_err(RunError::EventLoop)?;
-    manager.add_subscriber(Box::new(EndingWatcher(ending.clone())));
-    manager.add_subscriber(Box::new(serial_input));
-    for subscriber in subscribers {
-        manager.add_subscriber(subscriber);
-    }
-    while !ending.has_ended() {
-        let timeout = match ending.time_left() {
-            None => -1,
-            Some(Duration::ZERO) => {
-                ending.end(Ok(Exit::Stopped(StopReason::GraceExpired)));
-                break;
-            }
-            // Rounded up: a wait of less than a millisecond is no busy loop.
-            Some(left) => i32::try_from(left.as_millis().saturating_add(1)).unwrap_or(i32::MAX),
-        };
-        match manager.run_with_timeout(timeout) {
-            Ok(_) => (),
-            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => (),
-            Err(error) => return Err(RunError::EventLoop(error)),
-        }
-    }
-    Ok(())
-}
-
-/// Wakes the event loop when the VM has ended or is to end at another time.
-struct EndingWatcher(Arc<Ending>);
-
-impl MutEventSubscriber for EndingWatcher {
-    fn init(&mut self, ops: &mut EventOps<'_>) {
-        if let Err(error) = ops.add(Events::new(self.0.changed(), EventSet::IN)) {
-            self.0.end(Err(RunError::EventLoop(error)));
-        }
-    }
-
-    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
-        // Only a counter that is zero fails, and then there is nothing to forget.
-        let _ = self.0.changed().read();
     }
 }
 
@@ -295,11 +217,6 @@ fn check_sharing(config: &Config) -> Result<(), BuildError> {
         }
     }
     Ok(())
-}
-
-fn open_initrd(path: &Path, config: &Config) -> Result<Initrd, BuildError> {
-    let file = storage::open_readable("initrd", path)?;
-    Initrd::open(file).map_err(|error| BuildError::boot(error, config))
 }
 
 #[cfg(test)]

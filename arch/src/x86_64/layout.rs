@@ -88,6 +88,8 @@ pub const RTC_PORT_SIZE: u16 = 2;
 pub const PCI_CONFIG_PORT: u16 = 0xcf8;
 /// Ports of PCI configuration.
 pub const PCI_CONFIG_PORT_SIZE: u16 = 8;
+/// pvpanic's one port (QEMU docs/specs/pvpanic.rst).
+pub const PVPANIC_PORT: u16 = 0x505;
 /// The registers of power management: see the offsets below.
 pub const PM_PORT: u16 = 0x600;
 /// Ports of power management.

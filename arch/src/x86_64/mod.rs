@@ -8,4 +8,5 @@ mod gdt;
 pub mod layout;
 pub mod pci;
 pub mod registers;
+pub mod smbios;
 pub mod tables;

@@ -43,6 +43,11 @@ impl BusDevice for Ecam {
             self.0.write_config(device, register, data);
         }
     }
+
+    /// One of the ways to the bus has to pass it on, and this is the one that every machine with PCI has.
+    fn reset(&self) {
+        self.0.reset();
+    }
 }
 
 /// CONFIG_ADDRESS: accesses to CONFIG_DATA reach configuration space.
@@ -95,6 +100,10 @@ impl BusDevice for Ports {
         } else if let Some((device, register)) = self.decode(offset, data.len()) {
             self.bus.write_config(device, register, data);
         }
+    }
+
+    fn reset(&self) {
+        self.address.store(0, Ordering::Release);
     }
 }
 

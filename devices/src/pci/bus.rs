@@ -60,6 +60,8 @@ impl Window {
 struct Slot {
     function: Arc<dyn PciFunction>,
     space: ConfigSpace,
+    /// What that was at power-on, with the addresses that its BARs were given.
+    power_on: ConfigSpace,
     /// Where its BARs answer, in the order in which the space has them.
     placed: Vec<Option<u64>>,
 }
@@ -85,7 +87,8 @@ impl PciBus {
     /// A bus with a host bridge, 00:00.0, that passes on `windows`. BARs get their first addresses from the first one.
     pub fn new(windows: Vec<Window>) -> Arc<Self> {
         let free = windows.first().map_or(0, |window| window.base);
-        let bridge = Slot { function: Arc::new(HostBridge), space: HostBridge.config_space(), placed: Vec::new() };
+        let space = HostBridge.config_space();
+        let bridge = Slot { function: Arc::new(HostBridge), space: space.clone(), power_on: space, placed: Vec::new() };
         let config = Mutex::new(Slots { slots: vec![bridge], free });
         Arc::new(Self { windows, config, map: RwLock::default() })
     }
@@ -116,7 +119,7 @@ impl PciBus {
         }
         let placed = vec![None; space.bars().len()];
         config.free = free;
-        config.slots.push(Slot { function, space, placed });
+        config.slots.push(Slot { function, power_on: space.clone(), space, placed });
         Ok(slot)
     }
 
@@ -139,7 +142,7 @@ impl PciBus {
     /// Reads a register of function 0 of a device; absent ones leave `data` as it is.
     pub(super) fn read_config(&self, device: usize, register: usize, data: &mut [u8]) {
         let mut config = self.lock();
-        let Some(Slot { function, space, placed: _ }) = config.slots.get(device) else { return };
+        let Some(Slot { function, space, .. }) = config.slots.get(device) else { return };
         let Some(access) = function.bar_access(space, register, data.len()) else {
             return space.read(register, data);
         };
@@ -159,7 +162,7 @@ impl PciBus {
     /// Writes a register of function 0 of a device.
     pub(super) fn write_config(&self, device: usize, register: usize, data: &[u8]) {
         let mut config = self.lock();
-        let Some(Slot { function, space, placed: _ }) = config.slots.get_mut(device) else { return };
+        let Some(Slot { function, space, .. }) = config.slots.get_mut(device) else { return };
         space.write(register, data);
         let function = function.clone();
         let access = function.bar_access(space, register, data.len());
@@ -179,6 +182,18 @@ impl PciBus {
         }
     }
 
+    /// The machine is reset: every function is where it was put at first, with memory decode off.
+    pub(super) fn reset(&self) {
+        let mut config = self.lock();
+        for Slot { space, power_on, .. } in &mut config.slots {
+            *space = power_on.clone();
+        }
+        self.settle(&mut config.slots);
+        let functions: Vec<_> = config.slots.iter().map(|slot| slot.function.clone()).collect();
+        drop(config);
+        functions.iter().for_each(|function| function.reset());
+    }
+
     /// Who answers at an address. The map is free again before a function is called.
     pub(super) fn find(&self, address: u64, len: usize) -> Option<(Arc<dyn PciFunction>, u8, u64)> {
         self.map.read().unwrap_or_else(PoisonError::into_inner).find(address, len)
@@ -187,7 +202,7 @@ impl PciBus {
     /// Moves every BAR to where the guest wants it, if it can be there. First all leave that want to, then all come that
     /// can: so two may swap their places.
     fn settle(&self, slots: &mut [Slot]) {
-        for Slot { function, space, placed } in &mut *slots {
+        for Slot { function, space, placed, power_on: _ } in &mut *slots {
             for (bar, at) in space.bars().iter().zip(placed) {
                 if let Some(old) = at.take_if(|old| space.wanted_address(bar.number) != Some(*old)) {
                     self.map.write().unwrap_or_else(PoisonError::into_inner).remove(old);
@@ -195,7 +210,7 @@ impl PciBus {
                 }
             }
         }
-        for Slot { function, space, placed } in slots {
+        for Slot { function, space, placed, power_on: _ } in slots {
             for (bar, at) in space.bars().iter().zip(placed) {
                 let Some(wanted) = space.wanted_address(bar.number).filter(|_| at.is_none()) else { continue };
                 let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);

@@ -43,6 +43,10 @@ pub trait PciFunction: Debug + Send + Sync {
     /// same time, each calls it, in any order; what was noted last counts.
     fn act_on_config(&self) {}
 
+    /// The machine is reset; the bus has put configuration space back, and no BAR answers any more. When this returns, the
+    /// function touches no guest memory and sends no message.
+    fn reset(&self) {}
+
     /// From now on the BAR answers at `address`, or nowhere. Calls come one after the other, each when the bus does what
     /// it says already; of two functions that swap their places, both are nowhere before one is at its new place.
     fn bar_moved(&self, bar: u8, address: Option<u64>) {

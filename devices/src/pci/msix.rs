@@ -194,6 +194,21 @@ impl Msix {
         }
     }
 
+    /// The machine is reset: off, all vectors masked and without a message, nothing pending. What the host knows of messages
+    /// stays right.
+    pub fn reset(&self, bus_master: bool) {
+        let mut table = self.lock();
+        let Table { control, bus_master: master, entries } = &mut *table;
+        (*control, *master) = (0, bus_master);
+        for Entry { message, masked, routed: _, events: _ } in entries {
+            (*message, *masked) = (MsiMessage::default(), true);
+        }
+        self.enabled.store(false, Ordering::Release);
+        self.settle_all(&mut table);
+        drop(table);
+        self.forget_pending();
+    }
+
     /// Forgets what is pending: the device was reset, and has nothing to say of what was before.
     pub fn forget_pending(&self) {
         for gate in &self.gates {

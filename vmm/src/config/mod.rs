@@ -6,7 +6,9 @@
 //! (does the file exist, how many vCPUs does KVM allow) is judged by [`Vm::build`](crate::Vm::build).
 
 mod disk;
+mod ends;
 mod forward;
+mod identity;
 mod key_values;
 mod memory;
 mod net;
@@ -25,7 +27,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use disk::{Disk, DiskCache, DiskEngine, DiskFormat, OnError};
+pub use ends::{OnCrash, OnReboot};
 pub use forward::{Forward, Protocol};
+pub use identity::{Credential, CredentialContent, MachineId};
 pub use memory::{Memory, MemorySize};
 pub use net::{Net, NetBackend, UserNet, default_mac};
 pub use rate::RateLimit;
@@ -86,6 +90,27 @@ pub struct Config {
     /// How the guest finds its virtio devices, unless a device says otherwise.
     #[serde(default)]
     pub transport: Option<Transport>,
+    /// The UUID that the guest finds in SMBIOS; without one it finds none.
+    #[serde(default)]
+    pub machine_id: Option<MachineId>,
+    /// OEM strings that the guest finds in SMBIOS.
+    #[serde(default)]
+    pub oem_strings: Vec<String>,
+    /// What systemd in the guest finds as credentials.
+    #[serde(default)]
+    pub credentials: Vec<Credential>,
+    /// Whether there is a device by which the guest's kernel says that it has panicked.
+    #[serde(default = "default_pvpanic")]
+    pub pvpanic: bool,
+    /// What becomes of the VM when its guest reboots.
+    #[serde(default)]
+    pub on_reboot: OnReboot,
+    /// What becomes of it when its guest crashes.
+    #[serde(default)]
+    pub on_crash: OnCrash,
+    /// What becomes of it when its guest hangs, as its watchdog says.
+    #[serde(default)]
+    pub on_watchdog: OnCrash,
 }
 
 /// Whether both paths lead to one file.
@@ -107,6 +132,10 @@ const fn default_cpus() -> u32 {
     1
 }
 
+const fn default_pvpanic() -> bool {
+    true
+}
+
 impl Config {
     /// A machine that has a kernel, and the defaults of everything else.
     pub fn new(kernel: impl Into<PathBuf>) -> Self {
@@ -124,6 +153,13 @@ impl Config {
             memory: Memory::default(),
             serial: SerialConfig::default(),
             transport: None,
+            machine_id: None,
+            oem_strings: Vec::new(),
+            credentials: Vec::new(),
+            pvpanic: default_pvpanic(),
+            on_reboot: OnReboot::default(),
+            on_crash: OnCrash::default(),
+            on_watchdog: OnCrash::default(),
         }
     }
 
@@ -136,7 +172,12 @@ impl Config {
     /// Whether `path` is one of the files that the machine is made of, by whatever name: then nothing else may write there.
     pub fn uses_file(&self, path: &Path) -> bool {
         let images = self.all_disks().map(|(_, disk)| disk.path.as_path());
-        let inputs = std::iter::once(self.kernel.as_path()).chain(self.initrd.as_deref()).chain(images);
+        let credentials = self.credentials.iter().filter_map(|credential| match &credential.content {
+            CredentialContent::File(path) => Some(path.as_path()),
+            CredentialContent::Value(_) => None,
+        });
+        let inputs =
+            std::iter::once(self.kernel.as_path()).chain(self.initrd.as_deref()).chain(images).chain(credentials);
         inputs.into_iter().any(|input| same_file(input, path))
     }
 
@@ -198,6 +239,22 @@ pub enum ConfigError {
         /// What is wrong with it, and the cure.
         problem: String,
     },
+    /// Not a UUID for a machine.
+    #[error("'{text}' is no machine ID: {problem}")]
+    MachineId {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: &'static str,
+    },
+    /// Not a credential.
+    #[error("'{text}' is no credential: {problem}")]
+    Credential {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
     /// Not a socket device.
     #[error("'{text}' is no socket device: {problem}")]
     Vsock {
@@ -205,6 +262,14 @@ pub enum ConfigError {
         text: String,
         /// What is wrong with it, and the cure.
         problem: String,
+    },
+    /// Not something that can be done about an end.
+    #[error("'{text}' is nothing that can be done then: give {choice}")]
+    Policy {
+        /// What was given.
+        text: String,
+        /// What there is.
+        choice: &'static str,
     },
     /// Not a transport.
     #[error("'{0}' is no transport: give {choice}", choice = transport::CHOICE)]
@@ -240,6 +305,8 @@ mod tests {
         config.vsock = Some("cid=3,socket=v".parse().unwrap());
         config.serial = SerialConfig::File("log".into());
         config.memory = "1G,shared=on".parse().unwrap();
+        config.machine_id = Some("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap());
+        config.credentials = vec![Credential::file("a", "f"), Credential::value("b", [0, 255])];
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);
         assert_eq!(serde_json::from_str::<Config>(r#"{"kernel":"vmlinux"}"#).unwrap(), Config::new("vmlinux"));

@@ -3,6 +3,7 @@
 //! The devices of a machine: which there are, where they are, and what tells the guest of them.
 
 mod disk;
+pub(crate) mod identity;
 pub(crate) mod net;
 mod rate;
 mod virtio;
@@ -15,6 +16,7 @@ use arch::{GuestRam, layout};
 use devices::bus::{Bus, BusError};
 use devices::i8042::I8042;
 use devices::power::{Power, PowerRegisters};
+use devices::pvpanic::PvPanic;
 use devices::rtc::Rtc;
 use devices::serial::SerialPort;
 use devices::virtio::VirtioDevice;
@@ -54,6 +56,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) ports: Bus,
     pub(crate) mmio: Bus,
     pub(crate) virtio: Virtio<'a>,
+    pvpanic: bool,
 }
 
 impl<'a> Machine<'a> {
@@ -61,7 +64,7 @@ impl<'a> Machine<'a> {
     pub(crate) fn new(vm: &'a Arc<VmFd>, ram: &'a GuestRam, address_bits: u8) -> Self {
         let interrupts = Arc::new(Interrupts::new(vm.clone()));
         let virtio = Virtio::new(vm, ram, interrupts.clone(), address_bits);
-        Self { interrupts, ports: Bus::new(), mmio: Bus::new(), virtio }
+        Self { interrupts, ports: Bus::new(), mmio: Bus::new(), virtio, pvpanic: false }
     }
 
     /// Power management, the reset line of the i8042, and the clock.
@@ -74,6 +77,12 @@ impl<'a> Machine<'a> {
         put(&mut self.ports, layout::I8042_PORT, layout::I8042_PORT_SIZE, i8042).map_err(bus)?;
         put(&mut self.ports, layout::RTC_PORT, layout::RTC_PORT_SIZE, Arc::new(Rtc::new())).map_err(bus)?;
         Ok(power)
+    }
+
+    /// What a kernel tells its panic.
+    pub(crate) fn add_pvpanic(&mut self, ending: &Arc<Ending>) -> Result<(), BuildError> {
+        self.pvpanic = true;
+        self.ports.insert(layout::PVPANIC_PORT.into(), 1, Arc::new(PvPanic::new(ending.clone()))).map_err(bus)
     }
 
     /// The serial port. `drained` is signalled when the guest has read all of its input.
@@ -99,7 +108,7 @@ impl<'a> Machine<'a> {
     /// What the ACPI tables have to say.
     pub(crate) fn platform(&self, vcpus: u32) -> Platform {
         let (virtio_mmio, pci) = self.virtio.platform();
-        Platform { vcpus, serial: true, rtc: true, virtio_mmio, pci }
+        Platform { vcpus, serial: true, rtc: true, pvpanic: self.pvpanic, virtio_mmio, pci }
     }
 }
 

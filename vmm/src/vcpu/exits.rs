@@ -81,7 +81,7 @@ fn report(index: u32, vcpu: &mut VcpuFd, kind: CrashKind) -> CrashReport {
         CrashKind::TripleFault => None,
         _ => vcpu.get_regs().ok().map(|regs| regs.rip),
     };
-    CrashReport { vcpu: index, rip, crash }
+    CrashReport { vcpu: Some(index), rip, crash }
 }
 
 fn internal_error(run: &kvm_run) -> Crash {

@@ -18,7 +18,9 @@
 mod exits;
 mod run_page;
 mod setup;
+mod state;
 mod thread;
 
-pub(crate) use setup::create;
-pub(crate) use thread::{Machinery, VcpuThread, start};
+pub(crate) use setup::{create, enter};
+pub(crate) use state::{IrqchipState, VcpuState, msr_indices};
+pub(crate) use thread::{Machinery, VcpuThread, settle, start};

@@ -25,13 +25,18 @@ pub(crate) fn create(
     vcpu.set_lapic(&lapic).map_err(refused("set a vCPU's LAPIC state"))?;
     // The others get theirs from the INIT and start-up interrupts that the first one sends.
     if index == 0 {
-        let mut sregs = vcpu.get_sregs().map_err(refused("tell a vCPU's special registers"))?;
-        arch::registers::special(entry, &mut sregs);
-        vcpu.set_sregs(&sregs).map_err(refused("set a vCPU's special registers"))?;
-        vcpu.set_regs(&arch::registers::general(entry)).map_err(refused("set a vCPU's registers"))?;
-        vcpu.set_fpu(&arch::registers::fpu()).map_err(refused("set a vCPU's FPU state"))?;
+        enter(&vcpu, entry)?;
     }
     Ok(vcpu)
+}
+
+/// Has the first vCPU start at `entry`.
+pub(crate) fn enter(vcpu: &VcpuFd, entry: &EntryPoint) -> Result<(), BuildError> {
+    let mut sregs = vcpu.get_sregs().map_err(refused("tell a vCPU's special registers"))?;
+    arch::registers::special(entry, &mut sregs);
+    vcpu.set_sregs(&sregs).map_err(refused("set a vCPU's special registers"))?;
+    vcpu.set_regs(&arch::registers::general(entry)).map_err(refused("set a vCPU's registers"))?;
+    vcpu.set_fpu(&arch::registers::fpu()).map_err(refused("set a vCPU's FPU state"))
 }
 
 fn set_msrs(vcpu: &VcpuFd, msrs: &Msrs) -> Result<(), BuildError> {

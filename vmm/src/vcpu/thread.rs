@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use devices::bus::Bus;
+use kvm_bindings::kvm_regs;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -32,7 +33,7 @@ pub(crate) struct Machinery {
 #[derive(Debug)]
 pub(crate) struct VcpuThread {
     index: u32,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<VcpuFd>,
     page: Arc<RunPage>,
 }
 
@@ -69,13 +70,13 @@ impl VcpuThread {
         let _ = self.thread.kill(SIGRTMIN());
     }
 
-    /// Waits for the thread, which has been kicked.
-    pub(crate) fn join(self) -> Result<(), RunError> {
+    /// Waits for the thread, which has been kicked, and takes the vCPU off it.
+    pub(crate) fn join(self) -> Result<VcpuFd, RunError> {
         self.thread.join().map_err(|_| RunError::Panicked { vcpu: self.index })
     }
 }
 
-fn run(index: u32, mut vcpu: VcpuFd, page: &RunPage, machinery: &Machinery) {
+fn run(index: u32, mut vcpu: VcpuFd, page: &RunPage, machinery: &Machinery) -> VcpuFd {
     let guard = PanicGuard { index, ending: &machinery.ending };
     while !machinery.stopping.load(Ordering::Acquire) {
         match exits::run_once(index, &mut vcpu, page, machinery) {
@@ -91,6 +92,28 @@ fn run(index: u32, mut vcpu: VcpuFd, page: &RunPage, machinery: &Machinery) {
         }
     }
     std::mem::forget(guard);
+    vcpu
+}
+
+/// How often an exit may lead to another one, when nobody answers it.
+const MOST_EXITS: usize = 64;
+
+/// Has KVM complete what a vCPU has left the guest for: it keeps that in mind until it is entered again, whatever state it is
+/// given meanwhile (Linux Documentation/virt/kvm/api.rst, "KVM_RUN"). Doesn't enter the guest.
+///
+/// For a vCPU whose registers don't matter any more: a string instruction that would go on is brought to its end.
+pub(crate) fn settle(vcpu: &mut VcpuFd) {
+    vcpu.set_kvm_immediate_exit(1);
+    for _ in 0..MOST_EXITS {
+        // Fails when there is nothing left to complete.
+        if vcpu.run().is_err() {
+            break;
+        }
+        if let Ok(regs) = vcpu.get_regs() {
+            let _ = vcpu.set_regs(&kvm_regs { rcx: 0, ..regs });
+        }
+    }
+    vcpu.set_kvm_immediate_exit(0);
 }
 
 /// Ends the VM when the thread ends by a panic: nobody else would notice.

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::rig::{Boot, CMDLINE, guest_file, path, vmm};
+use crate::rig::{Boot, CMDLINE, Image, guest_file, path, vmm};
 use crate::skip::skip;
 
 #[test]
@@ -20,8 +20,19 @@ fn a_reboot_ends_the_vm_with_status_0() {
 }
 
 #[test]
+fn a_panic_ends_the_vm_with_status_3() {
+    for transport in ["mmio", "pci"] {
+        let ended = Boot::new().args(&["--transport", transport]).say("vmm.run=\"echo c > /proc/sysrq-trigger\"").run();
+        assert_eq!(ended.status, Some(3), "{}", ended.output);
+        assert_eq!(ended.errors, "vmm: error: the guest crashed: its kernel panicked\n");
+        ended.assert_says("Kernel panic - not syncing: sysrq triggered crash");
+    }
+}
+
+#[test]
 fn a_panic_that_ends_in_a_triple_fault_is_a_crash() {
     let ended = Boot::new()
+        .args(&["--pvpanic", "off"])
         .cmdline(&CMDLINE.replace("reboot=k", "reboot=t"))
         .say("vmm.run=\"echo c > /proc/sysrq-trigger\"")
         .run();
@@ -84,4 +95,105 @@ fn a_kvm_that_is_absent_or_forbidden_is_named() {
         said.starts_with("vmm: error: /dev/kvm may not be opened by this user: add this user to the kvm group"),
         "{said}"
     );
+}
+
+/// Counts boots on the disk, reads a line from the console, and leaves twice in some way before it powers off.
+fn three_boots(leave: &str) -> Image {
+    Image::script(&format!(
+        r#"
+        echo boot >> /boots
+        sync
+        n=$(wc -l < /boots)
+        echo "boot $n: $(nproc) processors, $(cat /proc/cmdline | wc -w) words"
+        dmesg | grep -iE 'firmware bug|tsc.*unstable'
+        dd if=/dev/vda of=/dev/null bs=1M count=32 2>/dev/null
+        echo "ready $n"
+        read line
+        echo "heard $n: $line"
+        [ $n -ge 3 ] || {{ sync; {leave}; sleep 100; }}
+        "#
+    ))
+}
+
+/// Answers each boot.
+fn answer_three_boots(boot: Boot) -> crate::rig::Ended {
+    let mut vm = boot.stdin().start();
+    for (ready, line) in [("ready 1", "one\n"), ("ready 2", "two\n"), ("ready 3", "three\n")] {
+        vm.expect(ready).type_in(line);
+    }
+    let ended = vm.wait();
+    for heard in ["heard 1: one", "heard 2: two", "heard 3: three"] {
+        ended.assert_says(heard);
+    }
+    ended
+}
+
+#[test]
+fn a_reboot_can_reset_the_machine_which_boots_again_with_its_disks_and_its_console() {
+    for (transport, cpus, how, more) in [
+        ("mmio", "1", "reboot=k", &[][..]),
+        ("pci", "2", "reboot=a", &["--memory", "512M,shared=on"]),
+        ("pci", "2", "reboot=b", &["--pvh"]),
+        ("mmio", "2", "", &["--machine-id", "00112233-4455-6677-8899-aabbccddeeff"]),
+    ] {
+        let (rootfs, script) = (Image::rootfs(), three_boots("reboot -f"));
+        let boot = Boot::with(&["--kernel", &path(&guest_file("vmlinux")), "--on-reboot", "reset"])
+            .rootfs(&rootfs.path)
+            .args(&["--transport", transport, "--cpus", cpus])
+            .args(more)
+            .cmdline(&CMDLINE.replace("reboot=k", how))
+            .script(&script);
+        let ended = answer_three_boots(boot);
+        ended.assert_clean().assert_says(&format!("boot 3: {cpus} processors"));
+        let words = ended.output.lines().filter(|line| line.contains(" words")).map(|line| line.rsplit(' ').nth(1));
+        assert!(
+            words.clone().count() == 3 && words.clone().all(|count| Some(count) == words.clone().next()),
+            "{ended:?}"
+        );
+        for complaint in ["Firmware Bug", "unstable"] {
+            assert!(!ended.output.contains(complaint), "{}", ended.output);
+        }
+    }
+}
+
+#[test]
+fn a_crash_can_reset_the_machine() {
+    for (cmdline, more) in [(CMDLINE.to_owned(), "on"), (CMDLINE.replace("reboot=k", "reboot=t"), "off")] {
+        let (rootfs, script) = (Image::rootfs(), three_boots("echo c > /proc/sysrq-trigger"));
+        let boot = Boot::with(&["--kernel", &path(&guest_file("vmlinuz")), "--on-crash", "reset", "--pvpanic", more])
+            .rootfs(&rootfs.path)
+            .args(&["--cpus", "2"])
+            .cmdline(&cmdline)
+            .script(&script);
+        let ended = answer_three_boots(boot);
+        assert_eq!((ended.status, ended.errors.as_str()), (Some(0), ""), "{}", ended.output);
+    }
+}
+
+#[test]
+fn a_crash_can_stand_still_until_a_signal_ends_it() {
+    let mut vm = Boot::new().args(&["--on-crash", "pause"]).say("vmm.run=\"echo c > /proc/sysrq-trigger\"").start();
+    vm.expect("Kernel panic - not syncing").signal("TERM");
+    let ended = vm.wait();
+    assert_eq!(ended.status, Some(3), "{}", ended.output);
+    assert!(ended.errors.ends_with("vmm: error: the guest crashed: its kernel panicked\n"), "{}", ended.errors);
+}
+
+#[test]
+fn a_kernel_that_was_written_to_is_looked_at_again_before_a_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("kernel");
+    fs::copy(guest_file("vmlinuz"), &kernel).unwrap();
+    let mut vm = Boot::with(&["--kernel", &path(&kernel), "--on-reboot", "reset"])
+        .rootfs(&format!("{},ro", path(&guest_file("rootfs.ext4"))))
+        .stdin()
+        .say("vmm.run=\"echo ready; read line; reboot -f\"")
+        .start();
+    vm.expect("ready");
+    fs::write(&kernel, "no kernel any more, but for whoever has it open").unwrap();
+    vm.type_in("go\n");
+    let ended = vm.wait();
+    assert_eq!(ended.status, Some(1), "{}", ended.output);
+    let said = format!("vmm: error: the machine can't be reset: kernel {}: ", kernel.display());
+    assert!(ended.errors.starts_with(&said), "{}", ended.errors);
 }

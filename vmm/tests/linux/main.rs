@@ -7,6 +7,7 @@ mod block;
 mod disks;
 mod ends;
 mod full_host;
+mod identity;
 mod machines;
 mod many;
 #[path = "../../../devices/tests/mounted/mod.rs"]

@@ -13,7 +13,7 @@ mod skip;
 
 use std::time::Duration;
 
-use vmm::{Crash, Exit, StopReason};
+use vmm::{Control, Crash, Exit, OnCrash, OnReboot, StopReason};
 
 use rig::{Rig, skip};
 
@@ -113,7 +113,7 @@ fn a_triple_fault_is_a_crash() {
     skip!();
     let (exit, _) = Rig::new(programs::TRIPLE_FAULT).run();
     let Exit::Crashed(report) = exit else { panic!("{exit:?}") };
-    assert_eq!((report.vcpu, report.crash), (0, Crash::TripleFault));
+    assert_eq!((report.vcpu, report.crash), (Some(0), Crash::TripleFault));
 }
 
 #[test]
@@ -124,6 +124,60 @@ fn what_kvm_can_not_emulate_is_a_crash_that_names_the_place() {
     let Exit::Crashed(report) = exit else { panic!("{exit:?}") };
     assert!(matches!(report.crash, Crash::InternalError { suberror: 1, .. }), "{report:?}");
     assert_eq!(report.rip, Some(0xc100_0000));
+}
+
+/// How many there are in a folder of /proc/self.
+fn entries(what: &str) -> usize {
+    std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count()
+}
+
+#[test]
+fn a_guest_that_resets_for_ever_finds_new_memory_each_time_takes_nothing_and_can_be_stopped() {
+    skip!();
+    /// Boots until the host stops it.
+    const MANY: &str = "RRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRR";
+    let rss = || {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    Rig::new(programs::AGAIN).vcpus(2).run();
+    let before = (entries("fd"), entries("task"), rss());
+    for grace in [None, Some(Duration::from_millis(1))] {
+        let rig = Rig::new(programs::AGAIN).vcpus(2).on_reboot(OnReboot::Reset);
+        let react = move |control: Control| match grace {
+            None => control.stop(),
+            Some(grace) => control.shutdown(grace),
+        };
+        let (exit, output) = rig.when(MANY, react).run();
+        let reason = if grace.is_none() { StopReason::Asked } else { StopReason::GraceExpired };
+        assert_eq!(exit, Exit::Stopped(reason));
+        assert!(output.len() >= MANY.len() && output.bytes().all(|byte| byte == b'R'), "{output}");
+    }
+    assert_eq!((entries("fd"), entries("task")), (before.0, before.1));
+    // 64 times the guest's memory would be 2 GiB.
+    assert!(rss() < before.2 + (16 << 20) / 4096, "{} pages before, {} after", before.2, rss());
+}
+
+#[test]
+fn a_reset_in_the_middle_of_an_instruction_ends_that_instruction() {
+    skip!();
+    let rig = Rig::new(programs::ENDLESS_RESET).vcpus(2).on_reboot(OnReboot::Reset);
+    let (exit, output) = rig.when("RRRRRRRR", |control| control.stop()).run();
+    assert_eq!(exit, Exit::Stopped(StopReason::Asked));
+    assert!(output.bytes().all(|byte| byte == b'R'), "{output}");
+}
+
+#[test]
+fn a_crash_can_be_a_reset_or_a_stand_still_that_the_host_ends() {
+    skip!();
+    // The host's wish comes while the guest stands still or just before.
+    let stop = |control: Control| control.shutdown(Duration::from_secs(3600));
+    let (exit, _) = Rig::new(programs::SAY_AND_CRASH).on_crash(OnCrash::Pause).when("R", stop).run();
+    assert!(matches!(exit, Exit::Crashed(_)), "{exit:?}");
+    let rig = Rig::new(programs::SAY_AND_CRASH).on_crash(OnCrash::Reset);
+    let (exit, output) = rig.when("RRRR", |control| control.stop()).run();
+    assert_eq!(exit, Exit::Stopped(StopReason::Asked));
+    assert!(output.bytes().all(|byte| byte == b'R'), "{output}");
 }
 
 #[test]
@@ -149,14 +203,13 @@ fn input_interrupts_the_guest_and_is_read() {
 #[test]
 fn a_hundred_vms_leave_no_descriptor_and_no_thread() {
     skip!();
-    let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
     // The first one leaves what is made once a process.
     Rig::new(programs::RESET).run();
-    let before = (count("fd"), count("task"));
+    let before = (entries("fd"), entries("task"));
     for _ in 0..100 {
         Rig::new(programs::RESET).vcpus(2).run();
     }
-    assert_eq!((count("fd"), count("task")), before);
+    assert_eq!((entries("fd"), entries("task")), before);
 }
 
 #[test]

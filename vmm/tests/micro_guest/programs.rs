@@ -74,6 +74,46 @@ program!(
     "21: jmp 21b",
 );
 
+// Says R where its memory is new, and resets the machine.
+program!(
+    AGAIN,
+    again_start,
+    again_end,
+    ".code64",
+    "mov edi, 0x50000",
+    "cmp byte ptr [rdi], 0",
+    "jne 23f",
+    "mov byte ptr [rdi], 1",
+    "mov edx, 0x3f8",
+    "mov al, 0x52",
+    "out dx, al",
+    "mov edx, 0x602",
+    "mov al, 1",
+    "out dx, al",
+    "22: jmp 22b",
+    "23: mov edx, 0x600",
+    "mov al, 0x34",
+    "out dx, al",
+    "24: jmp 24b",
+);
+
+// Resets the machine by a string instruction that never comes to its end.
+program!(
+    ENDLESS_RESET,
+    endless_reset_start,
+    endless_reset_end,
+    ".code64",
+    "mov edx, 0x3f8",
+    "mov al, 0x52",
+    "out dx, al",
+    "lea rsi, [rip + 40f]",
+    "mov edx, 0x602",
+    "mov rcx, -1",
+    "rep outsb",
+    "22: jmp 22b",
+    "40: .fill 4096, 1, 1",
+);
+
 program!(
     PVH,
     pvh_start,
@@ -330,6 +370,21 @@ program!(
     triple_fault_end,
     ".code64",
     // An IDT without a gate.
+    "mov qword ptr [0x31000], 0",
+    "mov qword ptr [0x31008], 0",
+    "lidt [0x31000]",
+    "ud2",
+    "21: jmp 21b",
+);
+
+program!(
+    SAY_AND_CRASH,
+    say_and_crash_start,
+    say_and_crash_end,
+    ".code64",
+    "mov edx, 0x3f8",
+    "mov al, 0x52",
+    "out dx, al",
     "mov qword ptr [0x31000], 0",
     "mov qword ptr [0x31008], 0",
     "lidt [0x31000]",

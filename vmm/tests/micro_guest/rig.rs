@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tempfile::{NamedTempFile, TempDir};
-use vmm::{Config, Console, Control, Disk, Exit, MemorySize, Vm};
+use vmm::{Config, Console, Control, Disk, Exit, MemorySize, OnCrash, OnReboot, Vm};
 
 use crate::elf;
 
@@ -80,6 +80,16 @@ impl Rig {
 
     pub(crate) fn pvh(mut self) -> Self {
         self.config.pvh = true;
+        self
+    }
+
+    pub(crate) fn on_reboot(mut self, on_reboot: OnReboot) -> Self {
+        self.config.on_reboot = on_reboot;
+        self
+    }
+
+    pub(crate) fn on_crash(mut self, on_crash: OnCrash) -> Self {
+        self.config.on_crash = on_crash;
         self
     }
 

@@ -13,7 +13,7 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use super::{Kernel, modules_for};
 
 /// The drivers that any guest of ours may need, of those that the kernel has as modules.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 14] = [
     "virtio_mmio",
     "virtio_pci",
     "virtio_blk",
@@ -27,6 +27,7 @@ const MODULES: [&str; 13] = [
     "9p",
     "button",
     "evdev",
+    "pvpanic_mmio",
 ];
 /// Changes when the same parts would give another archive.
 const VERSION: &str = "1";

@@ -39,6 +39,9 @@ pub(super) fn table(platform: &Platform) -> Result<Vec<u8>, Error> {
     if platform.rtc {
         rtc(&mut scope);
     }
+    if platform.pvpanic {
+        pvpanic(&mut scope);
+    }
     if let Some(host) = &platform.pci {
         pci::host_bridge(&mut scope, host);
     }
@@ -120,6 +123,16 @@ fn rtc(scope: &mut Vec<u8>) {
             &Name::new("_HID".into(), &EISAName::new("PNP0B00")),
             &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports])),
         ],
+    )
+    .to_aml_bytes(scope);
+}
+
+/// The port by which a kernel says that it has panicked, under the name that Linux' driver answers to.
+fn pvpanic(scope: &mut Vec<u8>) {
+    let port = IO::new(layout::PVPANIC_PORT, layout::PVPANIC_PORT, 1, 1);
+    Device::new(
+        "PEVT".into(),
+        vec![&Name::new("_HID".into(), &"QEMU0001"), &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&port]))],
     )
     .to_aml_bytes(scope);
 }

@@ -26,7 +26,7 @@ const OEM_ID: [u8; 6] = *b"VMM   ";
 /// Which machine they describe. Equal in all tables, as §5.2.6 asks.
 const OEM_TABLE_ID: [u8; 8] = *b"VMMX86  ";
 /// Raised when the tables change in a way that a guest can see.
-const OEM_REVISION: u32 = 2;
+const OEM_REVISION: u32 = 3;
 /// Tables start at multiples of this; the RSDP must (§5.2.5.1).
 const ALIGNMENT: u64 = 16;
 
@@ -72,6 +72,8 @@ pub struct Platform {
     pub serial: bool,
     /// Is there a real-time clock at `layout::RTC_PORT`?
     pub rtc: bool,
+    /// Is there a pvpanic at `layout::PVPANIC_PORT`?
+    pub pvpanic: bool,
     /// The virtio-mmio devices, in the order in which a guest is to find them.
     pub virtio_mmio: Vec<MmioDevice>,
     /// Is there PCI?

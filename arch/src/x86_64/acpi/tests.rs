@@ -17,7 +17,7 @@ fn platform(vcpus: u32, devices: u64) -> Platform {
             gsi: layout::VIRTIO_GSI_START + (index as u32) % (layout::IOAPIC_PINS - layout::VIRTIO_GSI_START),
         })
         .collect();
-    Platform { vcpus, serial: true, rtc: true, virtio_mmio, pci: None }
+    Platform { vcpus, serial: true, rtc: true, pvpanic: true, virtio_mmio, pci: None }
 }
 
 fn read(ram: &GuestRam, address: u64, length: usize) -> Vec<u8> {

@@ -198,6 +198,11 @@ impl BusDevice for MmioTransport {
             self.write_register(offset, u32::from_le_bytes(word));
         }
     }
+
+    /// All that a driver sets is forgotten when it resets the device.
+    fn reset(&self) {
+        self.write_register(register::STATUS, 0);
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
-use vmm::{ConfigError, Disk, Memory, Net, SerialConfig, Transport, Vsock};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use vmm::{ConfigError, Credential, Disk, MachineId, Memory, Net, OnCrash, OnReboot, SerialConfig, Transport, Vsock};
 
 use crate::STATUS_USAGE;
 
@@ -40,6 +40,13 @@ pub(crate) struct DoctorArguments {
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Something that is there or isn't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -127,7 +134,8 @@ Exit status:
   0  the guest powered off or rebooted
   1  the host failed while the VM ran
   2  bad usage or configuration; nothing was started or changed
-  3  the guest crashed: triple fault, or KVM could not go on with it
+  3  the guest crashed: its kernel panicked, triple fault, or KVM could not go on with it; or its
+     watchdog expired
   4  the VM had to be stopped
 
 Examples:
@@ -186,10 +194,41 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "mmio|pci", help_heading = "Machine")]
     pub(crate) transport: Option<Transport>,
 
+    /// UUID of the machine, which the guest reads in /sys/class/dmi/id/product_uuid, and systemd makes its machine ID of where
+    /// there is none. Without it, there is no UUID
+    #[arg(long, value_name = "UUID", help_heading = "Identity", value_parser = |text: &str| text.parse::<MachineId>().map_err(what_is_wrong))]
+    pub(crate) machine_id: Option<MachineId>,
+
+    /// Credential for systemd in the guest, with the file's bytes; may be given many times. Neither the command lines nor
+    /// the log show them. All of them and the OEM strings may have 63 KiB, as Base64
+    #[arg(long, value_name = "NAME=FILE", help_heading = "Identity", value_parser = |text: &str| text.parse::<Credential>().map_err(what_is_wrong))]
+    pub(crate) credential: Vec<Credential>,
+
+    /// OEM string that the guest finds in SMBIOS (type 11); may be given many times
+    #[arg(long, value_name = "STR", help_heading = "Identity", allow_hyphen_values = true)]
+    pub(crate) oem_string: Vec<String>,
+
+    /// A device by which the guest's kernel says that it has panicked (pvpanic): the VM ends with status 3
+    #[arg(long, value_name = "on|off", help_heading = "Machine", default_value = "on", hide_possible_values = true)]
+    pub(crate) pvpanic: Switch,
+
     /// Where the serial port (ttyS0 in the guest) goes: 'stdio'; 'null'; 'file=PATH', which is created or emptied;
     /// 'socket=PATH', a Unix socket that one client at a time can use
     #[arg(long, value_name = "WHERE", help_heading = "Console", default_value = "stdio")]
     pub(crate) serial: SerialConfig,
+
+    /// What becomes of the VM when its guest reboots: it ends ('exit'), or the machine is reset in place and boots again
+    #[arg(long, value_name = "exit|reset", help_heading = "Operation", default_value = "exit")]
+    pub(crate) on_reboot: OnReboot,
+
+    /// What becomes of it when its guest crashes: it ends, is reset, or stands still with its memory as it is ('pause') until
+    /// a signal ends it, with status 3
+    #[arg(long, value_name = "exit|reset|pause", help_heading = "Operation", default_value = "exit")]
+    pub(crate) on_crash: OnCrash,
+
+    /// What becomes of it when its guest's watchdog expires
+    #[arg(long, value_name = "exit|reset|pause", help_heading = "Operation", default_value = "exit")]
+    pub(crate) on_watchdog: OnCrash,
 
     /// How long a guest has after one of the signals below to power off by itself: a number of seconds, or one with
     /// ms, s or m behind it
@@ -238,6 +277,8 @@ fn what_is_wrong(error: ConfigError) -> String {
         | ConfigError::Net { problem, .. }
         | ConfigError::Vsock { problem, .. }
         | ConfigError::Memory { problem, .. } => problem,
+        ConfigError::Credential { problem, .. } => problem,
+        ConfigError::MachineId { problem, .. } => problem.to_owned(),
         other => other.to_string(),
     }
 }

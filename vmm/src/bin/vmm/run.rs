@@ -9,14 +9,14 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit};
 use vmm::{BuildError, Config, Crash, Exit, RunError, SerialConfig, Subscriber, Vm};
 
-use crate::cli::RunArguments;
+use crate::cli::{RunArguments, Switch};
 use crate::signals::{Signals, Watcher};
 use crate::terminal::{self, Keyboard, RawTerminal};
 use crate::{STATUS_USAGE, logging, print_error};
 
 /// The exit status when the host failed while the VM ran.
 const STATUS_HOST: u8 = 1;
-/// The exit status when the guest crashed.
+/// The exit status when the guest crashed or hung.
 const STATUS_CRASH: u8 = 3;
 /// The exit status when the VM had to be stopped.
 const STATUS_STOPPED: u8 = 4;
@@ -56,6 +56,10 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
             if matches!(report.crash, Crash::InternalError { .. }) && !vmm::doctor::has_hardware_virtualization() {
                 eprintln!("vmm: this host's KVM has no VMX or SVM under it, so that is expected: see 'vmm doctor'");
             }
+            ExitCode::from(STATUS_CRASH)
+        }
+        Exit::Watchdog => {
+            print_error(&End(&exit));
             ExitCode::from(STATUS_CRASH)
         }
         _ => {
@@ -106,9 +110,10 @@ fn config(arguments: &RunArguments) -> Config {
         transport,
         ..
     } = arguments.clone();
+    let RunArguments { machine_id, oem_string, credential, pvpanic, on_reboot, on_crash, on_watchdog, .. } =
+        arguments.clone();
     Config {
         name,
-        kernel,
         pvh,
         initrd,
         cmdline,
@@ -120,6 +125,14 @@ fn config(arguments: &RunArguments) -> Config {
         memory,
         serial,
         transport,
+        machine_id,
+        oem_strings: oem_string,
+        credentials: credential,
+        pvpanic: pvpanic == Switch::On,
+        on_reboot,
+        on_crash,
+        on_watchdog,
+        ..Config::new(kernel)
     }
 }
 

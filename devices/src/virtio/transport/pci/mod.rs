@@ -206,6 +206,15 @@ impl PciFunction for PciTransport {
         }
     }
 
+    fn reset(&self) {
+        let mut registers = self.lock();
+        registers.set_status(0);
+        let bus_master = self.space.bus_master();
+        self.bus_master.store(bus_master, Ordering::Release);
+        registers.core.set_bus_master(bus_master);
+        self.interrupt.msix.reset(bus_master);
+    }
+
     fn bar_moved(&self, bar: u8, address: Option<u64>) {
         if bar == BAR {
             self.doorbells.move_to(address.and_then(|address| address.checked_add(NOTIFY)));

@@ -145,7 +145,7 @@ impl Registers {
         }
     }
 
-    fn set_status(&mut self, value: u8) {
+    pub(super) fn set_status(&mut self, value: u8) {
         self.core.set_status(value);
         if value == 0 {
             // Every field is named, so that one that is added can't be forgotten.
