@@ -33,6 +33,7 @@ mod kvm;
 mod loader;
 mod machine;
 mod net;
+mod notify;
 mod reset;
 mod running;
 mod serial;

@@ -2,7 +2,6 @@
 
 //! A VM: built from a configuration, then run to its end.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -20,6 +19,7 @@ use crate::loader::Loader;
 use crate::machine::identity::Told;
 use crate::machine::{self, Disks, Machine};
 use crate::net::{self, Passt};
+use crate::notify::Notifier;
 use crate::reset::PowerOn;
 use crate::running::{EventLoop, Policy, Running};
 use crate::serial::{Console, Leftovers, Place, SerialInput};
@@ -40,6 +40,7 @@ pub struct Vm {
     power_on: Option<PowerOn>,
     serial_input: SerialInput,
     stop_output: EventFd,
+    notifier: Option<Notifier>,
     // Below what uses them: fields are dropped in this order.
     _vsock: Option<SocketFile>,
     _leftovers: Leftovers,
@@ -71,7 +72,7 @@ impl Vm {
             .all_disks()
             .map(|(what, disk)| Ok((what, disk, storage::open_disk(what, disk)?)))
             .collect::<Result<Vec<_>, BuildError>>()?;
-        let told = Told::new(config)?;
+        let mut told = Told::new(config)?;
         let networks = net::open(config, inherited)?;
 
         let kvm = kvm::open()?;
@@ -98,9 +99,7 @@ impl Vm {
         let nets =
             nets.map(|(at, (net, backends))| machine::net::add(&mut machine, &config.name, at, net, backends, default));
         let nets = nets.collect::<Result<Vec<_>, _>>()?;
-        let vsock = config.vsock.as_ref();
-        let vsock = vsock.map(|vsock| machine::vsock::add(&mut machine, vsock, BTreeMap::new(), default));
-        let vsock = vsock.transpose()?.flatten();
+        let vsock = machine::vsock::add(&mut machine, config, &mut told)?;
 
         let platform = machine.platform(config.cpus);
         let entry = loader.load(&ram, &platform, &told)?;
@@ -141,7 +140,8 @@ impl Vm {
             power_on,
             serial_input: SerialInput::new(serial, drained, input),
             stop_output,
-            _vsock: vsock,
+            notifier: vsock.notifier,
+            _vsock: vsock.file,
             _leftovers: leftovers,
             _passts: networks.passts,
             _vm: vm,
@@ -179,6 +179,7 @@ impl Vm {
             power_on,
             disks: _,
             nets: _,
+            notifier,
             _vsock,
             _leftovers,
             _passts,
@@ -188,6 +189,7 @@ impl Vm {
         let threads = Vec::with_capacity(vcpus.len());
         let mut running = Running { vcpus, threads, machinery, stop_output, virtio, policy, power_on };
         let mut all: Vec<Subscriber> = vec![Box::new(serial_input)];
+        all.extend(notifier.map(|notifier| Box::new(notifier) as Subscriber));
         all.extend(subscribers);
         let mut event_loop = EventLoop::new(&running.machinery.ending, all)?;
         let exit = running.run(&mut event_loop)?;

@@ -78,6 +78,11 @@ pub struct Config {
     /// Sockets between programs of the guest and of the host.
     #[serde(default)]
     pub vsock: Option<Vsock>,
+    /// The socket of a service manager (sd_notify(3)) that is told when the guest's says that it is ready, and its status: a path,
+    /// or an abstract name behind `@`. The guest finds the way as the credential `vmm.notify_socket`, and gets a socket device
+    /// of its own for that if it has none.
+    #[serde(default)]
+    pub notify_socket: Option<PathBuf>,
     /// How many vCPUs there are.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
@@ -149,6 +154,7 @@ impl Config {
             disks: Vec::new(),
             nets: Vec::new(),
             vsock: None,
+            notify_socket: None,
             cpus: default_cpus(),
             memory: Memory::default(),
             serial: SerialConfig::default(),

@@ -38,6 +38,7 @@ pub(crate) struct Boot {
     stdin: bool,
     nobody: bool,
     descriptors: Option<(String, [i32; 2])>,
+    environment: Vec<(String, String)>,
 }
 
 impl Boot {
@@ -49,7 +50,15 @@ impl Boot {
 
     pub(crate) fn with(kernel: &[&str]) -> Self {
         let arguments = vec!["run".to_owned(), "--initrd".to_owned(), path(&guest_file("initrd"))];
-        Self { arguments, cmdline: CMDLINE.to_owned(), stdin: false, nobody: false, descriptors: None }.args(kernel)
+        Self {
+            arguments,
+            cmdline: CMDLINE.to_owned(),
+            stdin: false,
+            nobody: false,
+            descriptors: None,
+            environment: Vec::new(),
+        }
+        .args(kernel)
     }
 
     pub(crate) fn rootfs(self, image: &str) -> Self {
@@ -84,6 +93,12 @@ impl Boot {
         self
     }
 
+    /// Adds to its environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts it with a file open twice, by these numbers below 10.
     pub(crate) fn with_descriptors(mut self, file: &str, numbers: [i32; 2]) -> Self {
         self.descriptors = Some((file.to_owned(), numbers));
@@ -108,7 +123,7 @@ impl Boot {
             let group = std::fs::metadata("/dev/kvm").unwrap().gid();
             command.uid(NOBODY).gid(if group == 0 { NOBODY } else { group });
         }
-        command.args(["--cmdline", &self.cmdline]);
+        command.args(["--cmdline", &self.cmdline]).env_remove("NOTIFY_SOCKET").envs(self.environment);
         command.stdin(if self.stdin { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();

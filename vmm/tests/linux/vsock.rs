@@ -3,7 +3,7 @@
 //! Sockets between programs of a guest and of its host, over both transports.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -210,6 +210,33 @@ fn whoever_ends_has_the_other_see_it_and_where_nobody_listens_there_is_an_error(
     (&stream).write_all(format!("CONNECT {PORT}\n").as_bytes()).unwrap();
     wait_for_end(&stream);
     guest.end();
+}
+
+#[test]
+fn the_service_manager_is_told_what_the_guest_says_of_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let script = Image::script(
+        "agent notify STATUS=half-way && agent notify 'MAINPID=1' && agent notify READY=1 && agent notify STATUS=up && echo told\n",
+    );
+    for vsock in [None, Some(format!("cid=9,socket={},transport=pci", path(&folder.path().join("v"))))] {
+        let boot = vsock.iter().fold(Boot::new(), |boot, keys| boot.args(&["--vsock", keys]));
+        let boot = boot.args(&["--notify"]).env("NOTIFY_SOCKET", &path(&socket)).script(&script);
+        let ended = boot.run();
+        ended.assert_clean().assert_says("told\r\n");
+        let mut bytes = [0; 100];
+        for expected in ["STATUS=half-way\n", "READY=1\n", "STATUS=up\n"] {
+            let len = manager.recv(&mut bytes).unwrap();
+            assert_eq!(String::from_utf8_lossy(&bytes[..len]), expected);
+        }
+    }
+    // Run by hand.
+    let script = Image::script("agent notify READY=1\n");
+    let ended = Boot::new().args(&["--notify"]).script(&script).run();
+    assert!(ended.errors.contains("NOTIFY_SOCKET is not set, so there is nobody to tell"), "{}", ended.errors);
+    ended.assert_says("the machine has no credential vmm.notify_socket");
 }
 
 #[test]

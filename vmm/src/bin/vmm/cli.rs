@@ -180,6 +180,12 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "cid=N[,KEY=VALUE]...", help_heading = "Sockets", value_parser = |text: &str| text.parse::<Vsock>().map_err(what_is_wrong))]
     pub(crate) vsock: Option<Vsock>,
 
+    /// Tell the service manager that this runs under (NOTIFY_SOCKET, as with systemd's Type=notify) when the guest's says that
+    /// it is ready, and what its status is. The guest finds the way by the credential vmm.notify_socket, as systemd does from
+    /// version 254 on
+    #[arg(long, help_heading = "Sockets")]
+    pub(crate) notify: bool,
+
     /// Virtual CPUs: 1 to what the host's KVM allows. Linux guests use the first 255 of them
     #[arg(long, value_name = "N", help_heading = "Machine", default_value = "1", value_parser = cpus)]
     pub(crate) cpus: u32,

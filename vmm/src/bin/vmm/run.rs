@@ -3,6 +3,7 @@
 //! `vmm run`.
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -112,8 +113,13 @@ fn config(arguments: &RunArguments) -> Config {
     } = arguments.clone();
     let RunArguments { machine_id, oem_string, credential, pvpanic, on_reboot, on_crash, on_watchdog, .. } =
         arguments.clone();
+    let notify_socket = arguments.notify.then(|| std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from)).flatten();
+    if arguments.notify && notify_socket.is_none() {
+        tracing::warn!("--notify: NOTIFY_SOCKET is not set, so there is nobody to tell");
+    }
     Config {
         name,
+        notify_socket,
         pvh,
         initrd,
         cmdline,
