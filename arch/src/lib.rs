@@ -16,7 +16,7 @@ pub mod memory;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{acpi, cpuid, layout, pci, registers, smbios, tables};
+pub use x86_64::{acpi, cpuid, generation, layout, pci, registers, smbios, tables};
 
 use vm_memory::GuestAddress;
 

@@ -73,7 +73,12 @@ impl Power {
 
     /// Presses and releases the power button. What the guest does about it is its own affair.
     pub fn press_power_button(&self) {
-        self.events.fetch_or(self.registers.power_button, Ordering::AcqRel);
+        self.raise(self.registers.power_button);
+    }
+
+    /// Tells the guest of events, by their bits in the event register.
+    pub fn raise(&self, events: u8) {
+        self.events.fetch_or(events, Ordering::AcqRel);
         self.line.trigger();
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::machine::generation::Generations;
 use devices::power::{Power, PowerRequest, PowerSink};
 pub use devices::virtio::block::BlockError;
 use devices::virtio::block::{BlockControl, SECTOR_SIZE};
@@ -283,6 +284,7 @@ pub struct Control {
     pub(crate) power: Arc<Power>,
     pub(crate) disks: Vec<DiskControl>,
     pub(crate) nets: Vec<NetControl>,
+    pub(crate) generations: Arc<Generations>,
 }
 
 impl Control {
@@ -307,6 +309,17 @@ impl Control {
         if let Some(deadline) = Instant::now().checked_add(grace) {
             self.ending.set_deadline(deadline);
         }
+    }
+
+    /// Tells the guest that it is not the one that it was: that it, or what it remembers, may be there more than once. To be
+    /// called when a machine goes on from a saved state. The guest finds a new generation ID and another mark of its vmclock, and is
+    /// notified of both: Linux gives its random numbers a new seed at once.
+    ///
+    /// # Errors
+    ///
+    /// When the host gives no random numbers.
+    pub fn new_generation(&self) -> io::Result<()> {
+        self.generations.renew()
     }
 
     /// Stops the VM at once.

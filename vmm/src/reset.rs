@@ -12,6 +12,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use crate::build::BuildError;
 use crate::kvm;
 use crate::loader::Loader;
+use crate::machine::generation::Generations;
 use crate::machine::identity::Told;
 use crate::vcpu::{self, IrqchipState, VcpuState};
 
@@ -22,6 +23,7 @@ pub(crate) struct PowerOn {
     loader: Loader,
     platform: Platform,
     told: Told,
+    generations: Arc<Generations>,
     vcpus: Vec<VcpuState>,
     irqchip: IrqchipState,
 }
@@ -33,17 +35,17 @@ impl PowerOn {
         vm: &Arc<VmFd>,
         ram: &GuestRam,
         vcpus: &[VcpuFd],
-        (loader, platform, told): (Loader, Platform, Told),
+        (loader, platform, told, generations): (Loader, Platform, Told, Arc<Generations>),
     ) -> Result<Self, BuildError> {
         let msrs = vcpu::msr_indices(kvm)?;
         let vcpus = vcpus.iter().map(|vcpu| VcpuState::save(vcpu, &msrs)).collect::<Result<_, _>>()?;
         let irqchip = IrqchipState::save(vm)?;
-        Ok(Self { vm: vm.clone(), ram: ram.clone(), loader, platform, told, vcpus, irqchip })
+        Ok(Self { vm: vm.clone(), ram: ram.clone(), loader, platform, told, generations, vcpus, irqchip })
     }
 
     /// Makes the machine like that again. No vCPU is in the guest, and no device touches its memory.
     pub(crate) fn restore(&mut self, vcpus: &mut [VcpuFd]) -> Result<(), BuildError> {
-        let Self { vm, ram, loader, platform, told, vcpus: states, irqchip } = self;
+        let Self { vm, ram, loader, platform, told, generations, vcpus: states, irqchip } = self;
         // Before anything is lost.
         loader.check_again()?;
         for vcpu in &mut *vcpus {
@@ -51,6 +53,7 @@ impl PowerOn {
         }
         kvm::empty(ram)?;
         let entry = loader.load(ram, platform, told)?;
+        generations.write()?;
         irqchip.restore(vm)?;
         vcpus.iter().zip(states).try_for_each(|(vcpu, state)| state.restore(vcpu))?;
         // Another kernel than before, if somebody has written to the file: it may start elsewhere.

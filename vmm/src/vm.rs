@@ -16,6 +16,7 @@ use crate::build::{BuildError, no};
 use crate::config::{Config, SerialConfig, same_file};
 use crate::exit::{Control, DiskControl, Ending, Exit, NetControl, RunError};
 use crate::loader::Loader;
+use crate::machine::generation::{Generations, Owner};
 use crate::machine::identity::Told;
 use crate::machine::{self, Disks, Machine};
 use crate::net::{self, Passt};
@@ -38,6 +39,7 @@ pub struct Vm {
     power: Arc<Power>,
     policy: Policy,
     power_on: Option<PowerOn>,
+    generations: Owner,
     serial_input: SerialInput,
     stop_output: EventFd,
     notifier: Option<Notifier>,
@@ -103,13 +105,17 @@ impl Vm {
 
         let platform = machine.platform(config.cpus);
         let entry = loader.load(&ram, &platform, &told)?;
+        let generations = Generations::new(&ram, &power)?;
+        generations.write()?;
         let vcpus = (0..config.cpus)
             .map(|index| vcpu::create(&vm, &cpuid, index, config.cpus, &entry))
             .collect::<Result<Vec<_>, BuildError>>()?;
 
         let Config { on_reboot: reboot, on_crash: crash, on_watchdog: watchdog, .. } = *config;
         let policy = Policy { reboot, crash, watchdog };
-        let power_on = policy.resets().then(|| PowerOn::of(&kvm, &vm, &ram, &vcpus, (loader, platform, told)));
+        let power_on = policy
+            .resets()
+            .then(|| PowerOn::of(&kvm, &vm, &ram, &vcpus, (loader, platform, told, generations.clone())));
         let power_on = power_on.transpose()?;
 
         // Last, as it may empty a file.
@@ -138,6 +144,7 @@ impl Vm {
             power,
             policy,
             power_on,
+            generations: Owner(generations),
             serial_input: SerialInput::new(serial, drained, input),
             stop_output,
             notifier: vsock.notifier,
@@ -156,6 +163,7 @@ impl Vm {
             power: self.power.clone(),
             disks: self.disks.clone(),
             nets: self.nets.clone(),
+            generations: self.generations.0.clone(),
         }
     }
 
@@ -180,6 +188,7 @@ impl Vm {
             disks: _,
             nets: _,
             notifier,
+            generations: _generations,
             _vsock,
             _leftovers,
             _passts,

@@ -5,7 +5,7 @@
 //! | from | to | is |
 //! |---|---|---|
 //! | `0x0000_0000` | `0x0009_fc00` | RAM; boot structures in its lower part |
-//! | `0x0009_fc00` | `0x0010_0000` | reserved: EBDA, VGA, firmware; ACPI tables from `0xd_0000`, SMBIOS from `0xf_0000` |
+//! | `0x0009_fc00` | `0x0010_0000` | reserved: EBDA, VGA, firmware; vmclock at `0xc_e000`, generation ID behind it; ACPI tables from `0xd_0000`, SMBIOS from `0xf_0000` |
 //! | `0x0010_0000` | `0xc000_0000` | RAM, as far as there is any |
 //! | `0xc000_0000` | `0x1_0000_0000` | the hole: devices, ECAM, IOAPIC, LAPIC, KVM's own pages |
 //! | `0x1_0000_0000` | | RAM that didn't fit below the hole; behind it, PCI's high window |
@@ -31,6 +31,13 @@ pub const BOOT_PAGE_TABLES: u64 = 0x9000;
 pub const CMDLINE: u64 = 0x2_0000;
 /// Bytes kept for the command line, its NUL included.
 pub const CMDLINE_SPACE: u64 = 0x1_0000;
+
+/// The vmclock: a page of its own, which a guest may map for its programs.
+pub const VMCLOCK: u64 = 0xc_e000;
+/// Bytes of that page.
+pub const VMCLOCK_SIZE: u64 = 0x1000;
+/// The generation ID: in a page that nothing else is in, and not at its start, where the signature of an option ROM would be.
+pub const GENERATION_ID: u64 = 0xc_f028;
 
 /// The ACPI tables: room for the MADT of 4096 vCPUs (64 KiB) and as much again for the rest.
 pub const ACPI_START: u64 = 0xd_0000;
@@ -108,6 +115,10 @@ pub const PM_RESET_VALUE: u8 = 1;
 pub const PM_SLEEP_TYPE_S5: u8 = 5;
 /// Bit of the event register: the power button was pressed.
 pub const PM_EVENT_POWER_BUTTON: u8 = 1 << 0;
+/// Bit of the event register: there is another generation ID.
+pub const PM_EVENT_GENERATION: u8 = 1 << 1;
+/// Bit of the event register: the vmclock has changed.
+pub const PM_EVENT_CLOCK: u8 = 1 << 2;
 
 /// Interrupt lines of the IOAPIC.
 pub const IOAPIC_PINS: u32 = 24;

@@ -5,6 +5,7 @@
 pub mod acpi;
 pub mod cpuid;
 mod gdt;
+pub mod generation;
 pub mod layout;
 pub mod pci;
 pub mod registers;

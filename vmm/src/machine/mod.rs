@@ -3,6 +3,7 @@
 //! The devices of a machine: which there are, where they are, and what tells the guest of them.
 
 mod disk;
+pub(crate) mod generation;
 pub(crate) mod identity;
 pub(crate) mod net;
 mod rate;
@@ -108,7 +109,7 @@ impl<'a> Machine<'a> {
     /// What the ACPI tables have to say.
     pub(crate) fn platform(&self, vcpus: u32) -> Platform {
         let (virtio_mmio, pci) = self.virtio.platform();
-        Platform { vcpus, serial: true, rtc: true, pvpanic: self.pvpanic, virtio_mmio, pci }
+        Platform { vcpus, serial: true, rtc: true, generation: true, pvpanic: self.pvpanic, virtio_mmio, pci }
     }
 }
 

@@ -4,7 +4,9 @@
 
 use std::process::Command;
 
-use crate::rig::{Boot, Image};
+use vmm::{Config, Disk};
+
+use crate::rig::{Boot, CMDLINE, Image, guest_file, run_and_react};
 
 const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 
@@ -65,4 +67,43 @@ fn a_machine_without_an_id_has_none() {
     let ended = Boot::new().say("vmm.run=\"ls /sys/class/dmi/id/; cat /sys/class/dmi/id/sys_vendor\"").run();
     ended.assert_clean().assert_says("\nvmm");
     assert!(!ended.output.contains("product_uuid"), "{}", ended.output);
+}
+
+#[test]
+fn a_new_generation_is_in_memory_and_the_guest_is_notified() {
+    // The cloud kernel has no driver for either: it shows that ACPI knows both, and that its method runs without complaint.
+    let script = Image::script(
+        r#"
+        look() {
+            id=$(dd if=/dev/mem bs=8 skip=$((0xcf028 / 8)) count=2 2>/dev/null | hexdump -e '16/1 "%02x"')
+            clock=$(dd if=/dev/mem bs=8 skip=$((0xce010 / 8)) count=1 2>/dev/null | hexdump -e '8/1 "%02x"')
+            echo "$1 id=$id marker=$clock"
+        }
+        ls /sys/bus/acpi/devices
+        look before
+        events() { grep ACPI0013 /proc/interrupts | tr -s ' ' | cut -d ' ' -f 3; }
+        n=$(events)
+        echo "events=$n"
+        while [ "$(events)" = "$n" ]; do sleep 0.1; done
+        look behind
+        dmesg | grep -i 'acpi.*error'
+        "#,
+    );
+    let mut config = Config::new(guest_file("vmlinux"));
+    config.initrd = Some(guest_file("initrd"));
+    config.rootfs = Some(Disk { readonly: true, ..Disk::new(guest_file("rootfs.ext4")) });
+    config.disks.push(Disk { readonly: true, ..Disk::new(&script.path) });
+    config.cmdline = Some(format!("{CMDLINE} vmm.run=\"sh /dev/vdb\""));
+    let output = run_and_react(&config, "events=", |control| control.new_generation().unwrap());
+    for name in ["VMMX0001:00", "AMZNC10C:00"] {
+        assert!(output.contains(name), "{output}");
+    }
+    let line = |start: &str| {
+        let found = output.lines().find_map(|line| line.trim_end().strip_prefix(start));
+        found.unwrap_or_else(|| panic!("no {start:?} in {output}")).rsplit_once(" marker=").unwrap()
+    };
+    let ((id, marker), (new_id, new_marker)) = (line("before id="), line("behind id="));
+    assert_eq!((id.len(), marker, new_marker), (32, "0000000000000000", "0100000000000000"), "{output}");
+    assert!(id != new_id && id != "0".repeat(32), "{output}");
+    assert!(!output.contains("ACPI Error") && !output.contains("ACPI BIOS Error"), "{output}");
 }

@@ -19,8 +19,8 @@ use crate::layout;
 const REVISION: u8 = 2;
 /// How many names `V000` to `VFFF` there are.
 pub(super) const MAX_VIRTIO_MMIO: usize = 0x1000;
-/// The notification "the button was pressed" (§4.8.3.2.1.2).
-const BUTTON_PRESSED: u8 = 0x80;
+/// The notification "the button was pressed" (§4.8.3.2.1.2), and that the generation or the vmclock has changed.
+const NOTIFIED: u8 = 0x80;
 
 /// Builds the table.
 pub(super) fn table(platform: &Platform) -> Result<Vec<u8>, Error> {
@@ -32,7 +32,10 @@ pub(super) fn table(platform: &Platform) -> Result<Vec<u8>, Error> {
     Name::new("_S5_".into(), &Package::new(vec![&layout::PM_SLEEP_TYPE_S5])).to_aml_bytes(&mut body);
 
     let mut scope = Vec::new();
-    events(&mut scope);
+    if platform.generation {
+        generation(&mut scope);
+    }
+    events(&mut scope, platform.generation);
     if platform.serial {
         serial(&mut scope);
     }
@@ -58,11 +61,21 @@ pub(super) fn table(platform: &Platform) -> Result<Vec<u8>, Error> {
 
 /// The power button (§4.8.3.2.1.2), and the generic event device that presses it (§5.6.9): its method reads the event
 /// register, which clears it, once, and passes on every event that it finds.
-fn events(scope: &mut Vec<u8>) {
+fn events(scope: &mut Vec<u8>, generation: bool) {
     Device::new("PWRB".into(), vec![&Name::new("_HID".into(), &EISAName::new("PNP0C0C"))]).to_aml_bytes(scope);
 
     let register = Path::new("EVTS");
-    let button = Path::new("PWRB");
+    let (button, id, clock) = (Path::new("PWRB"), Path::new("VGEN"), Path::new("VCLK"));
+    let mut receivers = vec![(layout::PM_EVENT_POWER_BUTTON, &button)];
+    if generation {
+        receivers.extend([(layout::PM_EVENT_GENERATION, &id), (layout::PM_EVENT_CLOCK, &clock)]);
+    }
+    let bits: Vec<_> = receivers.iter().map(|(bit, _)| And::new(&ZERO, &Local(0), bit)).collect();
+    let notified: Vec<_> = receivers.iter().map(|(_, receiver)| Notify::new(*receiver, &NOTIFIED)).collect();
+    let ifs: Vec<_> = bits.iter().zip(&notified).map(|(bit, notify)| If::new(bit, vec![notify])).collect();
+    let store = Store::new(&Local(0), &register);
+    let mut steps: Vec<&dyn Aml> = vec![&store];
+    steps.extend(ifs.iter().map(|step| step as &dyn Aml));
     Device::new(
         "GED_".into(),
         vec![
@@ -82,18 +95,34 @@ fn events(scope: &mut Vec<u8>) {
                 FieldUpdateRule::WriteAsZeroes,
                 vec![FieldEntry::Named(*b"EVTS", 8)],
             ),
-            &Method::new(
-                "_EVT".into(),
-                1,
-                true,
-                vec![
-                    &Store::new(&Local(0), &register),
-                    &If::new(
-                        &And::new(&ZERO, &Local(0), &layout::PM_EVENT_POWER_BUTTON),
-                        vec![&Notify::new(&button, &BUTTON_PRESSED)],
-                    ),
-                ],
-            ),
+            &Method::new("_EVT".into(), 1, true, steps),
+        ],
+    )
+    .to_aml_bytes(scope);
+}
+
+/// The generation ID, by an address in two halves (Microsoft, "Virtual Machine Generation ID"), and the vmclock, as a resource (Linux
+/// drivers/virt/vmgenid.c, drivers/ptp/ptp_vmclock.c).
+fn generation(scope: &mut Vec<u8>) {
+    let (low, high) = ((layout::GENERATION_ID & 0xffff_ffff) as u32, (layout::GENERATION_ID >> 32) as u32);
+    Device::new(
+        "VGEN".into(),
+        vec![
+            &Name::new("_HID".into(), &"VMMX0001"),
+            &Name::new("_CID".into(), &"VM_Gen_Counter"),
+            &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+            &Name::new("ADDR".into(), &Package::new(vec![&low, &high])),
+        ],
+    )
+    .to_aml_bytes(scope);
+    let page = Memory32Fixed::new(false, layout::VMCLOCK as u32, layout::VMCLOCK_SIZE as u32);
+    Device::new(
+        "VCLK".into(),
+        vec![
+            &Name::new("_HID".into(), &"AMZNC10C"),
+            &Name::new("_CID".into(), &"VMCLOCK"),
+            &Name::new("_DDN".into(), &"VMCLOCK"),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&page])),
         ],
     )
     .to_aml_bytes(scope);

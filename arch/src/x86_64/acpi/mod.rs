@@ -72,6 +72,8 @@ pub struct Platform {
     pub serial: bool,
     /// Is there a real-time clock at `layout::RTC_PORT`?
     pub rtc: bool,
+    /// Are there a generation ID at `layout::GENERATION_ID` and a vmclock at `layout::VMCLOCK`?
+    pub generation: bool,
     /// Is there a pvpanic at `layout::PVPANIC_PORT`?
     pub pvpanic: bool,
     /// The virtio-mmio devices, in the order in which a guest is to find them.

@@ -17,7 +17,7 @@ fn platform(vcpus: u32, devices: u64) -> Platform {
             gsi: layout::VIRTIO_GSI_START + (index as u32) % (layout::IOAPIC_PINS - layout::VIRTIO_GSI_START),
         })
         .collect();
-    Platform { vcpus, serial: true, rtc: true, pvpanic: true, virtio_mmio, pci: None }
+    Platform { vcpus, serial: true, rtc: true, generation: true, pvpanic: true, virtio_mmio, pci: None }
 }
 
 fn read(ram: &GuestRam, address: u64, length: usize) -> Vec<u8> {
@@ -145,6 +145,30 @@ fn the_dsdt_names_what_is_there_and_no_more() {
     let bare = tables(&Platform { vcpus: 1, ..Platform::default() }).dsdt;
     for name in [&b"COM1"[..], b"RTC_", b"V000"] {
         assert!(!contains(&bare, name), "{}", String::from_utf8_lossy(name));
+    }
+}
+
+#[test]
+fn generation_and_vmclock_say_where_they_are_and_are_notified_by_their_events() {
+    let dsdt = tables(&platform(1, 0)).dsdt;
+    // Package of two: a double word, and zero.
+    let address = [&b"\x08ADDR\x12"[..], &[8, 2, 0x0c, 0x28, 0xf0, 0x0c, 0, 0]].concat();
+    assert!(contains(&dsdt, &address));
+    assert!(contains(&dsdt, b"\x08_CID\x0dVM_Gen_Counter\0"));
+    // Read-only memory, fixed.
+    assert!(contains(&dsdt, &[0x86, 9, 0, 0, 0, 0xe0, 0x0c, 0, 0, 0x10, 0, 0]));
+    assert!(contains(&dsdt, b"\x08_HID\x0dAMZNC10C\0"));
+    // If (Local0 & bit) Notify (device, 0x80), for each.
+    for (bit, device) in [(&[1u8][..], b"PWRB"), (&[0x0a, 2], b"VGEN"), (&[0x0a, 4], b"VCLK")] {
+        let notify = [&[0x86][..], device, &[0x0a, 0x80]].concat();
+        let at = dsdt.windows(notify.len()).position(|window| window == notify).unwrap();
+        let and = [&[0x7b, 0x60][..], bit, &[0x00]].concat();
+        let alternative = [&[0x7b, 0x60, 0x0a][..], &bit[bit.len() - 1..], &[0x00]].concat();
+        assert!(dsdt[..at].ends_with(&and) || dsdt[..at].ends_with(&alternative), "{:x?}", &dsdt[at - 12..at]);
+    }
+    let without = tables(&Platform { generation: false, ..platform(1, 0) }).dsdt;
+    for name in [&b"VGEN"[..], b"VCLK", b"ADDR"] {
+        assert!(!contains(&without, name));
     }
 }
 
