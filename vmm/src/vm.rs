@@ -97,6 +97,7 @@ impl Vm {
         let vsock = config.vsock.as_ref();
         let vsock = vsock.map(|vsock| machine::vsock::add(&mut machine, vsock, BTreeMap::new(), default));
         let vsock = vsock.transpose()?.flatten();
+        config.rng.iter().try_for_each(|rng| machine::rng::add(&mut machine, rng, default))?;
 
         let rsdp = arch::acpi::write(&ram, &machine.platform(config.cpus))
             .map_err(|error| BuildError::Table { what: "ACPI tables", problem: error.to_string() })?;

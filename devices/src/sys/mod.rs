@@ -17,6 +17,7 @@ pub(crate) mod frame;
 #[cfg(test)]
 pub(crate) mod pipe;
 pub(crate) mod poll;
+pub(crate) mod random;
 pub(crate) mod ring;
 pub(crate) mod scheduling;
 pub(crate) mod tap;

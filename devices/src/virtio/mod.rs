@@ -12,6 +12,7 @@ pub mod mock;
 pub mod net;
 pub mod notifier;
 pub mod queue;
+pub mod rng;
 mod split;
 pub mod transport;
 pub(crate) mod vhost;

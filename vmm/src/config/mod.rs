@@ -11,6 +11,7 @@ mod key_values;
 mod memory;
 mod net;
 mod rate;
+mod rng;
 mod serial;
 mod text;
 mod transport;
@@ -29,6 +30,7 @@ pub use forward::{Forward, Protocol};
 pub use memory::{Memory, MemorySize};
 pub use net::{Net, NetBackend, UserNet, default_mac};
 pub use rate::RateLimit;
+pub use rng::Rng;
 pub use serial::SerialConfig;
 pub use transport::Transport;
 pub use vsock::Vsock;
@@ -74,6 +76,9 @@ pub struct Config {
     /// Sockets between programs of the guest and of the host.
     #[serde(default)]
     pub vsock: Option<Vsock>,
+    /// Random numbers of the host's for the guest; there unless it is `None`, which is `null` in a file.
+    #[serde(default = "default_rng")]
+    pub rng: Option<Rng>,
     /// How many vCPUs there are.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
@@ -103,6 +108,11 @@ fn default_name() -> String {
     "vm".to_owned()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the default of a field that may be absent")]
+fn default_rng() -> Option<Rng> {
+    Some(Rng::default())
+}
+
 const fn default_cpus() -> u32 {
     1
 }
@@ -120,6 +130,7 @@ impl Config {
             disks: Vec::new(),
             nets: Vec::new(),
             vsock: None,
+            rng: default_rng(),
             cpus: default_cpus(),
             memory: Memory::default(),
             serial: SerialConfig::default(),
@@ -206,6 +217,14 @@ pub enum ConfigError {
         /// What is wrong with it, and the cure.
         problem: String,
     },
+    /// Not an entropy device.
+    #[error("'{text}' is no entropy device: {problem}")]
+    Rng {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
     /// Not a transport.
     #[error("'{0}' is no transport: give {choice}", choice = transport::CHOICE)]
     Transport(String),
@@ -243,6 +262,8 @@ mod tests {
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);
         assert_eq!(serde_json::from_str::<Config>(r#"{"kernel":"vmlinux"}"#).unwrap(), Config::new("vmlinux"));
+        let without: Config = serde_json::from_str(r#"{"kernel":"vmlinux","rng":null}"#).unwrap();
+        assert_eq!(without, Config { rng: None, ..Config::new("vmlinux") });
         assert!(serde_json::from_str::<Config>(r#"{"kernel":"k","cpu":1}"#).is_err());
         assert!(serde_json::from_str::<Config>(r#"{"kernel":"k","memory":"1M"}"#).is_err());
     }

@@ -5,6 +5,7 @@
 mod disk;
 pub(crate) mod net;
 mod rate;
+pub(crate) mod rng;
 mod virtio;
 pub(crate) mod vsock;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use vmm::{ConfigError, Disk, Memory, Net, SerialConfig, Transport, Vsock};
+use vmm::{ConfigError, Disk, Memory, Net, Rng, SerialConfig, Transport, Vsock};
 
 use crate::STATUS_USAGE;
 
@@ -113,6 +113,10 @@ Socket keys:
                                 which the kernel makes by /dev/vhost-vsock (off)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
+Entropy keys:
+  bw=BYTES[,BURST]              bytes a second, and how many at once after a
+                                pause; K, M and G may follow (no limit)
+
 Keys, with --serial stdio while standard input is a terminal:
   Ctrl-a x       end the VM at once
   Ctrl-a p       press the power button
@@ -171,6 +175,14 @@ pub(crate) struct RunArguments {
     /// Sockets between programs of the guest and of the host (AF_VSOCK in the guest), with socket keys, see below
     #[arg(long, value_name = "cid=N[,KEY=VALUE]...", help_heading = "Sockets", value_parser = |text: &str| text.parse::<Vsock>().map_err(what_is_wrong))]
     pub(crate) vsock: Option<Vsock>,
+
+    /// Entropy device, with entropy keys, see below. Without it, there is one without a limit
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Machine", value_parser = |text: &str| text.parse::<Rng>().map_err(what_is_wrong))]
+    pub(crate) rng: Option<Rng>,
+
+    /// Have no entropy device
+    #[arg(long, help_heading = "Machine", conflicts_with = "rng")]
+    pub(crate) no_rng: bool,
 
     /// Virtual CPUs: 1 to what the host's KVM allows. Linux guests use the first 255 of them
     #[arg(long, value_name = "N", help_heading = "Machine", default_value = "1", value_parser = cpus)]
@@ -237,6 +249,7 @@ fn what_is_wrong(error: ConfigError) -> String {
         ConfigError::Disk { problem, .. }
         | ConfigError::Net { problem, .. }
         | ConfigError::Vsock { problem, .. }
+        | ConfigError::Rng { problem, .. }
         | ConfigError::Memory { problem, .. } => problem,
         other => other.to_string(),
     }
