@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::power::{Power, PowerRequest, PowerSink};
+pub use devices::virtio::balloon::{BalloonControl, BalloonError, Statistics};
 pub use devices::virtio::block::BlockError;
 use devices::virtio::block::{BlockControl, SECTOR_SIZE};
 pub use devices::virtio::net::NetControl;
@@ -235,6 +236,7 @@ pub struct Control {
     pub(crate) power: Arc<Power>,
     pub(crate) disks: Vec<DiskControl>,
     pub(crate) nets: Vec<NetControl>,
+    pub(crate) balloon: Option<BalloonControl>,
 }
 
 impl Control {
@@ -246,6 +248,11 @@ impl Control {
     /// The network cards, in the order of the configuration.
     pub fn nets(&self) -> &[NetControl] {
         &self.nets
+    }
+
+    /// The balloon, if there is one.
+    pub fn balloon(&self) -> Option<&BalloonControl> {
+        self.balloon.as_ref()
     }
 
     /// Presses the ACPI power button: a guest that listens to it shuts down in its own time.

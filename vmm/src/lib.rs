@@ -39,8 +39,13 @@ mod vcpu;
 mod vm;
 
 pub use build::BuildError;
-pub use config::{Config, ConfigError, Disk, Memory, MemorySize, Net, NetBackend, Rng, SerialConfig, Transport, Vsock};
-pub use exit::{BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError, StopReason};
+pub use config::{
+    Balloon, Config, ConfigError, Disk, Memory, MemorySize, Net, NetBackend, Rng, SerialConfig, Transport, Vsock,
+};
+pub use exit::{
+    BalloonControl, BalloonError, BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError,
+    Statistics, StopReason,
+};
 pub use serial::{Console, ConsoleInput, ConsoleOutput};
 pub use vm::Vm;
 

@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Subscriber;
 use crate::build::{BuildError, no};
 use crate::config::{Config, SerialConfig, same_file};
-use crate::exit::{Control, DiskControl, Ending, Exit, NetControl, RunError, StopReason};
+use crate::exit::{BalloonControl, Control, DiskControl, Ending, Exit, NetControl, RunError, StopReason};
 use crate::machine::{self, Disks, Machine};
 use crate::net::{self, Passt};
 use crate::serial::{Console, Leftovers, Place, SerialInput};
@@ -35,6 +35,7 @@ pub struct Vm {
     virtio: Vec<Arc<dyn Transport>>,
     disks: Vec<DiskControl>,
     nets: Vec<NetControl>,
+    balloon: Option<BalloonControl>,
     power: Arc<Power>,
     serial_input: SerialInput,
     stop_output: EventFd,
@@ -98,6 +99,9 @@ impl Vm {
         let vsock = vsock.map(|vsock| machine::vsock::add(&mut machine, vsock, BTreeMap::new(), default));
         let vsock = vsock.transpose()?.flatten();
         config.rng.iter().try_for_each(|rng| machine::rng::add(&mut machine, rng, default))?;
+        let balloon = config.balloon.as_ref();
+        let balloon = balloon.map(|balloon| machine::balloon::add(&mut machine, balloon, config.memory, default));
+        let balloon = balloon.transpose()?;
 
         let rsdp = arch::acpi::write(&ram, &machine.platform(config.cpus))
             .map_err(|error| BuildError::Table { what: "ACPI tables", problem: error.to_string() })?;
@@ -139,6 +143,7 @@ impl Vm {
             virtio: virtio.devices,
             disks: disks.controls.into_iter().map(DiskControl).collect(),
             nets,
+            balloon,
             power,
             serial_input: SerialInput::new(serial, drained, input),
             stop_output,
@@ -157,6 +162,7 @@ impl Vm {
             power: self.power.clone(),
             disks: self.disks.clone(),
             nets: self.nets.clone(),
+            balloon: self.balloon.clone(),
         }
     }
 
@@ -178,6 +184,7 @@ impl Vm {
             power: _,
             disks: _,
             nets: _,
+            balloon: _,
             _vsock,
             _leftovers,
             _passts,

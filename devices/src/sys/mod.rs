@@ -11,6 +11,7 @@
 #![expect(unsafe_code, reason = "vectored I/O between a file and guest memory takes raw pointers")]
 
 pub(crate) mod aligned;
+pub(crate) mod discard;
 pub(crate) mod disk;
 pub(crate) mod doorbell;
 pub(crate) mod frame;

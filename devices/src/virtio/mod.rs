@@ -4,6 +4,7 @@
 
 mod active_queue;
 mod announcer;
+pub mod balloon;
 pub mod block;
 pub mod chain;
 pub mod device;

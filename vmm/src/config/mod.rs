@@ -5,6 +5,7 @@
 //! Values that can be wrong by themselves are parsed by the `FromStr` of their type; what needs the host to be judged
 //! (does the file exist, how many vCPUs does KVM allow) is judged by [`Vm::build`](crate::Vm::build).
 
+mod balloon;
 mod disk;
 mod forward;
 mod key_values;
@@ -25,6 +26,7 @@ pub use devices::virtio::net::MacAddress;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use balloon::Balloon;
 pub use disk::{Disk, DiskCache, DiskEngine, DiskFormat, OnError};
 pub use forward::{Forward, Protocol};
 pub use memory::{Memory, MemorySize};
@@ -79,6 +81,9 @@ pub struct Config {
     /// Random numbers of the host's for the guest; there unless it is `None`, which is `null` in a file.
     #[serde(default = "default_rng")]
     pub rng: Option<Rng>,
+    /// Memory that the guest gives back while it runs.
+    #[serde(default)]
+    pub balloon: Option<Balloon>,
     /// How many vCPUs there are.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
@@ -131,6 +136,7 @@ impl Config {
             nets: Vec::new(),
             vsock: None,
             rng: default_rng(),
+            balloon: None,
             cpus: default_cpus(),
             memory: Memory::default(),
             serial: SerialConfig::default(),
@@ -225,6 +231,14 @@ pub enum ConfigError {
         /// What is wrong with it, and the cure.
         problem: String,
     },
+    /// Not a balloon.
+    #[error("'{text}' is no balloon: {problem}")]
+    Balloon {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
     /// Not a transport.
     #[error("'{0}' is no transport: give {choice}", choice = transport::CHOICE)]
     Transport(String),
@@ -257,6 +271,7 @@ mod tests {
         config.disks.push(Disk { readonly: true, ..Disk::new("d") });
         config.nets.push("user,hostfwd=tcp:8080-:80".parse().unwrap());
         config.vsock = Some("cid=3,socket=v".parse().unwrap());
+        config.balloon = Some("size=64M,stats=1".parse().unwrap());
         config.serial = SerialConfig::File("log".into());
         config.memory = "1G,shared=on".parse().unwrap();
         let json = serde_json::to_string(&config).unwrap();

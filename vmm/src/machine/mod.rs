@@ -2,6 +2,7 @@
 
 //! The devices of a machine: which there are, where they are, and what tells the guest of them.
 
+pub(crate) mod balloon;
 mod disk;
 pub(crate) mod net;
 mod rate;

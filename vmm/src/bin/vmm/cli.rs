@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use vmm::{ConfigError, Disk, Memory, Net, Rng, SerialConfig, Transport, Vsock};
+use vmm::{Balloon, ConfigError, Disk, Memory, Net, Rng, SerialConfig, Transport, Vsock};
 
 use crate::STATUS_USAGE;
 
@@ -113,6 +113,16 @@ Socket keys:
                                 which the kernel makes by /dev/vhost-vsock (off)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
+Balloon keys:
+  size=BYTES                    how much the guest is to give back at first; K, M
+                                and G may follow (0)
+  deflate-on-oom=on|off         a guest that is short of memory takes some out
+                                of the balloon by itself (off)
+  free-page-reporting=on|off    the guest gives back what it doesn't use, as long
+                                as it doesn't (off)
+  stats=SECONDS                 how often the guest is asked for its statistics
+                                (never)
+
 Entropy keys:
   bw=BYTES[,BURST]              bytes a second, and how many at once after a
                                 pause; K, M and G may follow (no limit)
@@ -175,6 +185,10 @@ pub(crate) struct RunArguments {
     /// Sockets between programs of the guest and of the host (AF_VSOCK in the guest), with socket keys, see below
     #[arg(long, value_name = "cid=N[,KEY=VALUE]...", help_heading = "Sockets", value_parser = |text: &str| text.parse::<Vsock>().map_err(what_is_wrong))]
     pub(crate) vsock: Option<Vsock>,
+
+    /// Balloon: the guest gives memory back to the host while it runs; with balloon keys, see below
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Machine", value_parser = |text: &str| text.parse::<Balloon>().map_err(what_is_wrong))]
+    pub(crate) balloon: Option<Balloon>,
 
     /// Entropy device, with entropy keys, see below. Without it, there is one without a limit
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Machine", value_parser = |text: &str| text.parse::<Rng>().map_err(what_is_wrong))]
@@ -250,6 +264,7 @@ fn what_is_wrong(error: ConfigError) -> String {
         | ConfigError::Net { problem, .. }
         | ConfigError::Vsock { problem, .. }
         | ConfigError::Rng { problem, .. }
+        | ConfigError::Balloon { problem, .. }
         | ConfigError::Memory { problem, .. } => problem,
         other => other.to_string(),
     }
