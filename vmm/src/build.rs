@@ -84,6 +84,18 @@ pub enum BuildError {
         /// What is wrong with it, and the cure where there is one.
         problem: String,
     },
+    /// The entropy device can't be had.
+    #[error("rng: {problem}")]
+    Rng {
+        /// What is wrong, and the cure where there is one.
+        problem: String,
+    },
+    /// The balloon can't be had.
+    #[error("balloon: {problem}")]
+    Balloon {
+        /// What is wrong, and the cure where there is one.
+        problem: String,
+    },
     /// What is to be booted can't be.
     #[error("{what}: {source}")]
     Boot {

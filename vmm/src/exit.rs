@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::machine::generation::Generations;
 use devices::power::{Power, PowerRequest, PowerSink};
+pub use devices::virtio::balloon::{BalloonControl, BalloonError, Statistics};
 pub use devices::virtio::block::BlockError;
 use devices::virtio::block::{BlockControl, SECTOR_SIZE};
 pub use devices::virtio::net::NetControl;
@@ -285,6 +286,7 @@ pub struct Control {
     pub(crate) disks: Vec<DiskControl>,
     pub(crate) nets: Vec<NetControl>,
     pub(crate) generations: Arc<Generations>,
+    pub(crate) balloon: Option<BalloonControl>,
 }
 
 impl Control {
@@ -296,6 +298,11 @@ impl Control {
     /// The network cards, in the order of the configuration.
     pub fn nets(&self) -> &[NetControl] {
         &self.nets
+    }
+
+    /// The balloon, if there is one.
+    pub fn balloon(&self) -> Option<&BalloonControl> {
+        self.balloon.as_ref()
     }
 
     /// Presses the ACPI power button: a guest that listens to it shuts down in its own time.

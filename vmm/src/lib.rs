@@ -45,10 +45,13 @@ mod vm;
 
 pub use build::BuildError;
 pub use config::{
-    Config, ConfigError, Credential, Disk, MachineId, Memory, MemorySize, Net, NetBackend, OnCrash, OnReboot,
+    Balloon, Config, ConfigError, Credential, Disk, MachineId, Memory, MemorySize, Net, NetBackend, OnCrash, OnReboot, Rng,
     SerialConfig, Transport, Vsock,
 };
-pub use exit::{BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError, StopReason};
+pub use exit::{
+    BalloonControl, BalloonError, BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError,
+    Statistics, StopReason,
+};
 pub use serial::{Console, ConsoleInput, ConsoleOutput};
 pub use vm::Vm;
 

@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Subscriber;
 use crate::build::{BuildError, no};
 use crate::config::{Config, SerialConfig, same_file};
-use crate::exit::{Control, DiskControl, Ending, Exit, NetControl, RunError};
+use crate::exit::{BalloonControl, Control, DiskControl, Ending, Exit, NetControl, RunError};
 use crate::loader::Loader;
 use crate::machine::generation::{Generations, Owner};
 use crate::machine::identity::Told;
@@ -36,6 +36,7 @@ pub struct Vm {
     virtio: Vec<Arc<dyn Transport>>,
     disks: Vec<DiskControl>,
     nets: Vec<NetControl>,
+    balloon: Option<BalloonControl>,
     power: Arc<Power>,
     policy: Policy,
     power_on: Option<PowerOn>,
@@ -102,6 +103,10 @@ impl Vm {
             nets.map(|(at, (net, backends))| machine::net::add(&mut machine, &config.name, at, net, backends, default));
         let nets = nets.collect::<Result<Vec<_>, _>>()?;
         let vsock = machine::vsock::add(&mut machine, config, &mut told)?;
+        config.rng.iter().try_for_each(|rng| machine::rng::add(&mut machine, rng, default))?;
+        let balloon = config.balloon.as_ref();
+        let balloon = balloon.map(|balloon| machine::balloon::add(&mut machine, balloon, config.memory, default));
+        let balloon = balloon.transpose()?;
 
         let platform = machine.platform(config.cpus);
         let entry = loader.load(&ram, &platform, &told)?;
@@ -141,6 +146,7 @@ impl Vm {
             virtio: virtio.devices,
             disks: disks.controls.into_iter().map(DiskControl).collect(),
             nets,
+            balloon,
             power,
             policy,
             power_on,
@@ -164,6 +170,7 @@ impl Vm {
             disks: self.disks.clone(),
             nets: self.nets.clone(),
             generations: self.generations.0.clone(),
+            balloon: self.balloon.clone(),
         }
     }
 
@@ -189,6 +196,7 @@ impl Vm {
             nets: _,
             notifier,
             generations: _generations,
+            balloon: _,
             _vsock,
             _leftovers,
             _passts,

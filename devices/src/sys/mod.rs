@@ -11,12 +11,14 @@
 #![expect(unsafe_code, reason = "vectored I/O between a file and guest memory takes raw pointers")]
 
 pub(crate) mod aligned;
+pub(crate) mod discard;
 pub(crate) mod disk;
 pub(crate) mod doorbell;
 pub(crate) mod frame;
 #[cfg(test)]
 pub(crate) mod pipe;
 pub(crate) mod poll;
+pub(crate) mod random;
 pub(crate) mod ring;
 pub(crate) mod scheduling;
 pub(crate) mod tap;

@@ -4,6 +4,7 @@
 
 mod active_queue;
 mod announcer;
+pub mod balloon;
 pub mod block;
 pub mod chain;
 pub mod device;
@@ -13,6 +14,7 @@ pub mod net;
 pub mod notifier;
 mod pace;
 pub mod queue;
+pub mod rng;
 mod split;
 pub mod transport;
 pub(crate) mod vhost;

@@ -5,6 +5,7 @@
 //! Values that can be wrong by themselves are parsed by the `FromStr` of their type; what needs the host to be judged
 //! (does the file exist, how many vCPUs does KVM allow) is judged by [`Vm::build`](crate::Vm::build).
 
+mod balloon;
 mod disk;
 mod ends;
 mod forward;
@@ -13,6 +14,7 @@ mod key_values;
 mod memory;
 mod net;
 mod rate;
+mod rng;
 mod serial;
 mod text;
 mod transport;
@@ -26,6 +28,7 @@ pub use devices::virtio::net::MacAddress;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use balloon::Balloon;
 pub use disk::{Disk, DiskCache, DiskEngine, DiskFormat, OnError};
 pub use ends::{OnCrash, OnReboot};
 pub use forward::{Forward, Protocol};
@@ -33,6 +36,7 @@ pub use identity::{Credential, CredentialContent, MachineId};
 pub use memory::{Memory, MemorySize};
 pub use net::{Net, NetBackend, UserNet, default_mac};
 pub use rate::RateLimit;
+pub use rng::Rng;
 pub use serial::SerialConfig;
 pub use transport::Transport;
 pub use vsock::Vsock;
@@ -83,6 +87,12 @@ pub struct Config {
     /// of its own for that if it has none.
     #[serde(default)]
     pub notify_socket: Option<PathBuf>,
+    /// Random numbers of the host's for the guest; there unless it is `None`, which is `null` in a file.
+    #[serde(default = "default_rng")]
+    pub rng: Option<Rng>,
+    /// Memory that the guest gives back while it runs.
+    #[serde(default)]
+    pub balloon: Option<Balloon>,
     /// How many vCPUs there are.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
@@ -133,6 +143,11 @@ fn default_name() -> String {
     "vm".to_owned()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the default of a field that may be absent")]
+fn default_rng() -> Option<Rng> {
+    Some(Rng::default())
+}
+
 const fn default_cpus() -> u32 {
     1
 }
@@ -155,6 +170,8 @@ impl Config {
             nets: Vec::new(),
             vsock: None,
             notify_socket: None,
+            rng: default_rng(),
+            balloon: None,
             cpus: default_cpus(),
             memory: Memory::default(),
             serial: SerialConfig::default(),
@@ -277,6 +294,22 @@ pub enum ConfigError {
         /// What there is.
         choice: &'static str,
     },
+    /// Not an entropy device.
+    #[error("'{text}' is no entropy device: {problem}")]
+    Rng {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
+    /// Not a balloon.
+    #[error("'{text}' is no balloon: {problem}")]
+    Balloon {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
     /// Not a transport.
     #[error("'{0}' is no transport: give {choice}", choice = transport::CHOICE)]
     Transport(String),
@@ -309,6 +342,7 @@ mod tests {
         config.disks.push(Disk { readonly: true, ..Disk::new("d") });
         config.nets.push("user,hostfwd=tcp:8080-:80".parse().unwrap());
         config.vsock = Some("cid=3,socket=v".parse().unwrap());
+        config.balloon = Some("size=64M,stats=1".parse().unwrap());
         config.serial = SerialConfig::File("log".into());
         config.memory = "1G,shared=on".parse().unwrap();
         config.machine_id = Some("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap());
@@ -316,6 +350,8 @@ mod tests {
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);
         assert_eq!(serde_json::from_str::<Config>(r#"{"kernel":"vmlinux"}"#).unwrap(), Config::new("vmlinux"));
+        let without: Config = serde_json::from_str(r#"{"kernel":"vmlinux","rng":null}"#).unwrap();
+        assert_eq!(without, Config { rng: None, ..Config::new("vmlinux") });
         assert!(serde_json::from_str::<Config>(r#"{"kernel":"k","cpu":1}"#).is_err());
         assert!(serde_json::from_str::<Config>(r#"{"kernel":"k","memory":"1M"}"#).is_err());
     }

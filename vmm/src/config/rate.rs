@@ -29,6 +29,11 @@ pub(super) fn take(values: &mut KeyValues<'_>, key: &str) -> Result<Option<RateL
 }
 
 fn amount(text: &str) -> Option<NonZeroU64> {
+    NonZeroU64::new(number(text)?)
+}
+
+/// `1000`, `100M`.
+pub(super) fn number(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let shift = match text.strip_prefix(digits)? {
         "" => 0,
@@ -37,5 +42,5 @@ fn amount(text: &str) -> Option<NonZeroU64> {
         "G" | "g" => 30,
         _ => return None,
     };
-    NonZeroU64::new(digits.parse::<u64>().ok()?.checked_mul(1 << shift)?)
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }

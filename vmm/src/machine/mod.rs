@@ -2,11 +2,13 @@
 
 //! The devices of a machine: which there are, where they are, and what tells the guest of them.
 
+pub(crate) mod balloon;
 mod disk;
 pub(crate) mod generation;
 pub(crate) mod identity;
 pub(crate) mod net;
 mod rate;
+pub(crate) mod rng;
 mod virtio;
 pub(crate) mod vsock;
 

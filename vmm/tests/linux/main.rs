@@ -3,6 +3,7 @@
 //! Debian's stock kernel, booted to user space. `cargo xtask test` builds this program, ships it to where a KVM runs
 //! unmodified kernels, and runs it there.
 
+mod balloon;
 mod block;
 mod disks;
 mod ends;
@@ -17,6 +18,7 @@ mod net;
 mod net_limits;
 mod rates;
 mod rig;
+mod rng;
 mod serial;
 #[path = "../skip/mod.rs"]
 #[expect(dead_code, reason = "these tests are only run where there is a KVM")]

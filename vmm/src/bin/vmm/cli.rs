@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use vmm::{ConfigError, Credential, Disk, MachineId, Memory, Net, OnCrash, OnReboot, SerialConfig, Transport, Vsock};
+use vmm::{
+    Balloon, ConfigError, Credential, Disk, MachineId, Memory, Net, OnCrash, OnReboot, Rng, SerialConfig, Transport, Vsock,
+};
 
 use crate::STATUS_USAGE;
 
@@ -120,6 +122,20 @@ Socket keys:
                                 which the kernel makes by /dev/vhost-vsock (off)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
+Balloon keys:
+  size=BYTES                    how much the guest is to give back at first; K, M
+                                and G may follow (0)
+  deflate-on-oom=on|off         a guest that is short of memory takes some out
+                                of the balloon by itself (off)
+  free-page-reporting=on|off    the guest gives back what it doesn't use, as long
+                                as it doesn't (off)
+  stats=SECONDS                 how often the guest is asked for its statistics
+                                (never)
+
+Entropy keys:
+  bw=BYTES[,BURST]              bytes a second, and how many at once after a
+                                pause; K, M and G may follow (no limit)
+
 Keys, with --serial stdio while standard input is a terminal:
   Ctrl-a x       end the VM at once
   Ctrl-a p       press the power button
@@ -185,6 +201,18 @@ pub(crate) struct RunArguments {
     /// version 254 on
     #[arg(long, help_heading = "Sockets")]
     pub(crate) notify: bool,
+
+    /// Balloon: the guest gives memory back to the host while it runs; with balloon keys, see below
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Machine", value_parser = |text: &str| text.parse::<Balloon>().map_err(what_is_wrong))]
+    pub(crate) balloon: Option<Balloon>,
+
+    /// Entropy device, with entropy keys, see below. Without it, there is one without a limit
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Machine", value_parser = |text: &str| text.parse::<Rng>().map_err(what_is_wrong))]
+    pub(crate) rng: Option<Rng>,
+
+    /// Have no entropy device
+    #[arg(long, help_heading = "Machine", conflicts_with = "rng")]
+    pub(crate) no_rng: bool,
 
     /// Virtual CPUs: 1 to what the host's KVM allows. Linux guests use the first 255 of them
     #[arg(long, value_name = "N", help_heading = "Machine", default_value = "1", value_parser = cpus)]
@@ -282,6 +310,8 @@ fn what_is_wrong(error: ConfigError) -> String {
         ConfigError::Disk { problem, .. }
         | ConfigError::Net { problem, .. }
         | ConfigError::Vsock { problem, .. }
+        | ConfigError::Rng { problem, .. }
+        | ConfigError::Balloon { problem, .. }
         | ConfigError::Memory { problem, .. } => problem,
         ConfigError::Credential { problem, .. } => problem,
         ConfigError::MachineId { problem, .. } => problem.to_owned(),

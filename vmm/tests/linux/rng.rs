@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Random numbers of the host's, as the guest's kernel hands them on.
+
+use std::time::Instant;
+
+use crate::rig::Boot;
+
+#[test]
+fn the_guest_reads_random_numbers_over_both_transports() {
+    let command = "cat /sys/class/misc/hw_random/rng_current; dd if=/dev/hwrng bs=4k count=256 of=/tmp/r 2> /dev/null; \
+                   echo read=$(wc -c < /tmp/r) packed=$(gzip -c /tmp/r | wc -c)";
+    for transport in ["mmio", "pci"] {
+        let ended = Boot::new().args(&["--transport", transport]).say(&format!("vmm.run=\"{command}\"")).run();
+        ended.assert_clean().assert_says("virtio_rng.0\r\n").assert_says("read=1048576 ");
+        let packed = ended.output.split_once("packed=").unwrap().1;
+        let packed: u64 = packed.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(packed >= 1 << 20, "{packed} bytes is what is left of a MiB of random numbers");
+    }
+}
+
+#[test]
+fn a_limit_holds_and_without_the_device_there_is_none() {
+    let read = "dd if=/dev/hwrng bs=1k count=32 2> /dev/null | wc -c";
+    let begun = Instant::now();
+    let ended = Boot::new().args(&["--rng", "bw=4K,1K"]).say(&format!("vmm.run=\"{read}\"")).run();
+    ended.assert_clean().assert_says("32768\r\n");
+    // A slow machine makes it longer, and nothing makes it shorter.
+    assert!(begun.elapsed().as_secs() >= 7, "{:?}", begun.elapsed());
+    let ended =
+        Boot::new().args(&["--no-rng"]).say("vmm.run=\"cat /sys/class/misc/hw_random/rng_available; echo none\"");
+    ended.run().assert_clean().assert_says("none\r\n");
+}
