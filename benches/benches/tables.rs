@@ -16,7 +16,14 @@ fn platform(vcpus: u32, devices: u32) -> Platform {
         size: layout::VIRTIO_MMIO_SIZE,
         gsi: layout::VIRTIO_GSI_START + index % (layout::IOAPIC_PINS - layout::VIRTIO_GSI_START),
     };
-    Platform { vcpus, serial: true, rtc: true, virtio_mmio: (0..devices).map(device).collect(), pci: None, pvpanic: true }
+    Platform {
+        vcpus,
+        serial: true,
+        rtc: true,
+        virtio_mmio: (0..devices).map(device).collect(),
+        pci: None,
+        pvpanic: true,
+    }
 }
 
 fn acpi_tables(criterion: &mut Criterion) {

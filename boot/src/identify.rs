@@ -190,7 +190,7 @@ fn stranger(head: &[u8]) -> NotAKernel {
 fn efi_program(head: &[u8]) -> NotAKernel {
     const KERNEL_SECTION: &[u8] = b".linux\0\0";
     if head.windows(KERNEL_SECTION.len()).any(|window| window == KERNEL_SECTION) {
-        let cure = "take the kernel out of it, with objcopy -O binary -j .linux FILE vmlinuz";
+        let cure = "its sections can't be read: is it whole?";
         return NotAKernel::new("a unified kernel image", cure);
     }
     NotAKernel::new("an EFI program (PE)", "")

@@ -29,8 +29,10 @@ pub mod initrd;
 pub mod kernel;
 mod memory_map;
 mod notes;
+mod part;
 mod pvh;
 mod source;
+pub mod uki;
 mod zero_page;
 
 #[cfg(test)]
@@ -43,7 +45,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 pub use initrd::Initrd;
 pub use kernel::Kernel;
+pub use part::Part;
 pub use source::{Error as SourceError, Source};
+pub use uki::Uki;
 
 use memory_map::MemoryMap;
 

@@ -5,7 +5,8 @@
 use std::io::Cursor;
 
 use arch::{BootProtocol, GuestRam, layout};
-use boot::{Error, Initrd, Kernel, Request};
+use boot::uki::Section;
+use boot::{Error, Initrd, Kernel, Request, Uki};
 use vm_memory::{Bytes, GuestAddress};
 
 /// As little as a small kernel at 2 MiB needs.
@@ -19,6 +20,14 @@ const RSDP: GuestAddress = GuestAddress(layout::ACPI_RSDP);
 ///
 /// When a load breaks out of its bounds.
 pub fn run(data: &[u8]) {
+    match Uki::read(&mut Cursor::new(data)) {
+        Ok(None) => {}
+        Ok(Some(Uki { linux, initrd, cmdline })) => {
+            let is_in = |section: Section| section.offset + section.len <= data.len() as u64;
+            assert!(is_in(linux) && initrd.is_none_or(is_in) && cmdline.is_none_or(|text| text.len() <= data.len()));
+        }
+        Err(error) => assert_one_line(&error.to_string()),
+    }
     let kernel = match Kernel::open(Cursor::new(data)) {
         Ok(kernel) => kernel,
         Err(error) => return assert_one_line(&error.to_string()),

@@ -45,8 +45,8 @@ mod vm;
 
 pub use build::BuildError;
 pub use config::{
-    Balloon, Config, ConfigError, Credential, Disk, MachineId, Memory, MemorySize, Net, NetBackend, OnCrash, OnReboot, Rng,
-    SerialConfig, Transport, Vsock,
+    Balloon, Config, ConfigError, Credential, Disk, MachineId, Memory, MemorySize, Net, NetBackend, OnCrash, OnReboot,
+    Rng, SerialConfig, Transport, Vsock,
 };
 pub use exit::{
     BalloonControl, BalloonError, BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError,

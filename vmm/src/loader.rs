@@ -3,11 +3,14 @@
 //! What a machine boots: a kernel, what goes with it, and the tables that tell of the machine. It is put into guest memory when the
 //! machine is built, and again at each reset.
 
+use std::fs::File;
+
 use arch::acpi::Platform;
 use arch::{BootProtocol, EntryPoint, GuestRam};
-use boot::{Initrd, Kernel, Request};
+use boot::uki::{self, Section};
+use boot::{Initrd, Kernel, Part, Request, Uki};
 
-use crate::build::BuildError;
+use crate::build::{BuildError, no};
 use crate::config::Config;
 use crate::machine::identity::Told;
 use crate::storage;
@@ -16,21 +19,36 @@ use crate::storage;
 pub(crate) struct Loader {
     /// Without its secrets.
     config: Config,
-    kernel: Kernel,
-    initrd: Option<Initrd>,
+    kernel: Kernel<Part<File>>,
+    initrd: Option<Initrd<Part<File>>>,
 }
 
 impl Loader {
     /// Opens the files and checks them.
     pub(crate) fn open(config: &Config) -> Result<Self, BuildError> {
-        let open_kernel = storage::open_readable("kernel", &config.kernel)?;
-        let kernel = Kernel::open(open_kernel).map_err(|error| BuildError::boot(error, config))?;
-        let open_initrd = |path| {
-            let file = storage::open_readable("initrd", path)?;
-            Initrd::open(file).map_err(|error| BuildError::boot(error, config))
+        let mut config = Config { credentials: Vec::new(), ..config.clone() };
+        let mut file = storage::open_readable("kernel", &config.kernel)?;
+        let cant_read = |error: uki::Error| storage::problem("kernel", &config.kernel, error.to_string());
+        let uki = Uki::read(&mut file).map_err(cant_read)?;
+        let copy = || file.try_clone().map_err(no("a copy of a descriptor"));
+        let part = |section: Section| copy().map(|file| Part::new(file, section.offset, section.len));
+        let (kernel, mut initrd) = match &uki {
+            Some(uki) => (part(uki.linux)?, uki.initrd.map(part).transpose()?),
+            None => (Part::whole(copy()?), None),
         };
-        let initrd = config.initrd.as_deref().map(open_initrd).transpose()?;
-        Ok(Self { config: Config { credentials: Vec::new(), ..config.clone() }, kernel, initrd })
+        let kernel = Kernel::open(kernel).map_err(|error| BuildError::boot(error, &config))?;
+        // What is said here counts for more than what an image brings.
+        if let Some(path) = &config.initrd {
+            initrd = Some(Part::whole(storage::open_readable("initrd", path)?));
+        }
+        let initrd = initrd.map(Initrd::open).transpose().map_err(|error| BuildError::boot(error, &config))?;
+        config.cmdline = config.cmdline.or(uki.and_then(|uki| uki.cmdline));
+        Ok(Self { config, kernel, initrd })
+    }
+
+    /// The command line that the kernel gets.
+    pub(crate) fn cmdline(&self) -> String {
+        self.config.full_cmdline()
     }
 
     /// Checks the files once more: somebody may have written to them since.
@@ -44,7 +62,7 @@ impl Loader {
         let rsdp = arch::acpi::write(ram, platform)
             .map_err(|error| BuildError::Table { what: "ACPI tables", problem: error.to_string() })?;
         told.write(ram)?;
-        let cmdline = self.config.full_cmdline();
+        let cmdline = self.cmdline();
         let request = Request {
             kernel: &mut self.kernel,
             initrd: self.initrd.as_mut(),

@@ -109,7 +109,7 @@ impl Vm {
         let balloon = balloon.transpose()?;
 
         let platform = machine.platform(config.cpus);
-        let entry = loader.load(&ram, &platform, &told)?;
+        let (entry, cmdline) = (loader.load(&ram, &platform, &told)?, loader.cmdline());
         let generations = Generations::new(&ram, &power)?;
         generations.write()?;
         let vcpus = (0..config.cpus)
@@ -136,7 +136,7 @@ impl Vm {
             name = config.name,
             protocol = ?entry.protocol,
             entry = format_args!("{:#x}", entry.address.0),
-            cmdline = config.full_cmdline(),
+            cmdline,
             "built"
         );
         Ok(Self {

@@ -59,7 +59,8 @@ pub struct Config {
     /// What the VM is called in log lines.
     #[serde(default = "default_name")]
     pub name: String,
-    /// The kernel: an ELF vmlinux or a bzImage.
+    /// The kernel: an ELF vmlinux, a bzImage, or a unified kernel image, whose own initrd and command line serve where none is
+    /// given here.
     pub kernel: PathBuf,
     /// Whether the kernel is entered through PVH. Otherwise that is chosen by what the kernel offers.
     #[serde(default)]

@@ -25,5 +25,6 @@ mod serial;
 mod skip;
 #[path = "../../../devices/tests/sound/mod.rs"]
 mod sound;
+mod uki;
 mod vhost;
 mod vsock;

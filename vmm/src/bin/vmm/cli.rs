@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use vmm::{
-    Balloon, ConfigError, Credential, Disk, MachineId, Memory, Net, OnCrash, OnReboot, Rng, SerialConfig, Transport, Vsock,
+    Balloon, ConfigError, Credential, Disk, MachineId, Memory, Net, OnCrash, OnReboot, Rng, SerialConfig, Transport,
+    Vsock,
 };
 
 use crate::STATUS_USAGE;
@@ -161,7 +162,8 @@ Examples:
   vmm run --kernel vmlinux --rootfs disk.img,direct=on --disk path=logs.img,bw=20M,ops=500
   vmm run --kernel vmlinux --rootfs disk.img --net user,hostfwd=tcp:127.0.0.1:8080-:80")]
 pub(crate) struct RunArguments {
-    /// Kernel: an ELF vmlinux or a bzImage, told apart by content
+    /// Kernel: an ELF vmlinux, a bzImage, or a unified kernel image (UKI) with an initrd and a command line of its own; told apart
+    /// by content
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
     pub(crate) kernel: PathBuf,
 
@@ -169,7 +171,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
     pub(crate) initrd: Option<PathBuf>,
 
-    /// Kernel command line, in place of the default:
+    /// Kernel command line, in place of a UKI's, or of the default:
     /// 'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nokbd 8250.nr_uarts=1 cryptomgr.notests'.
     /// 'root=/dev/vda' is put in front for --rootfs, unless there is a 'root=' already
     #[arg(long, value_name = "STR", help_heading = "Boot", allow_hyphen_values = true)]
