@@ -23,6 +23,7 @@ fn platform(vcpus: u32, devices: u32) -> Platform {
         virtio_mmio: (0..devices).map(device).collect(),
         pci: None,
         pvpanic: true,
+        generation: true,
     }
 }
 

@@ -38,5 +38,6 @@ mod sys;
 pub mod throttle;
 pub mod token_bucket;
 pub mod virtio;
+pub mod watchdog;
 
 pub use ram::GuestRam;

@@ -92,6 +92,8 @@ pub struct ConfigSpace {
     /// The bits that the guest may write.
     writable: [u8; SIZE],
     bars: Vec<Bar>,
+    /// Bytes that stay as they are while one of these bits of theirs is set.
+    locks: Vec<(usize, u8)>,
     /// Where the offset of the next capability goes.
     link: usize,
     /// Where the next capability goes.
@@ -106,6 +108,7 @@ impl ConfigSpace {
             bytes: [0; SIZE],
             writable: [0; SIZE],
             bars: Vec::new(),
+            locks: Vec::new(),
             link: register::CAPABILITIES_POINTER,
             free: register::END,
         };
@@ -146,6 +149,13 @@ impl ConfigSpace {
         Ok(at)
     }
 
+    /// Gives the function a register of one byte behind the header, of which the guest may write some bits. Once it has set one
+    /// of the bits in `lock`, the register stays as it is. The capabilities are somewhere else.
+    pub fn add_register(&mut self, offset: usize, writable: u8, lock: u8) {
+        self.allow(offset, &[writable]);
+        self.locks.push((offset, lock));
+    }
+
     /// Reads `data.len()` bytes; beyond the end there are zeros.
     pub fn read(&self, offset: usize, data: &mut [u8]) {
         data.fill(0);
@@ -156,8 +166,12 @@ impl ConfigSpace {
 
     /// The guest writes: only the bits that it may write change.
     pub fn write(&mut self, offset: usize, data: &[u8]) {
-        let bytes = self.bytes.iter_mut().zip(&self.writable).skip(offset);
-        for ((byte, writable), value) in bytes.zip(data) {
+        let locks = &self.locks;
+        let bytes = self.bytes.iter_mut().zip(&self.writable).enumerate().skip(offset);
+        for ((at, (byte, writable)), value) in bytes.zip(data) {
+            if locks.iter().any(|(register, lock)| *register == at && *byte & lock != 0) {
+                continue;
+            }
             *byte = *byte & !writable | value & writable;
         }
     }
