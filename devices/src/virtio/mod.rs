@@ -6,6 +6,7 @@ mod active_queue;
 mod announcer;
 pub mod block;
 pub mod chain;
+pub mod console;
 pub mod device;
 #[cfg(any(test, feature = "mock-driver"))]
 pub mod mock;
