@@ -402,9 +402,6 @@ impl Port {
                 if !wants_input && receive.wait()? {
                     waits.again(receive.index());
                 }
-                if wants_input && self.input.as_ref().is_some_and(Watched::is_always_ready) {
-                    waits.again(receive.index());
-                }
             }
         }
         let is_socket = self.is_socket();
@@ -418,6 +415,12 @@ impl Port {
             is_socket.then_some(EventSet::empty())
         };
         let output = self.output.as_mut().map_or(Ok(()), |watched| watched.watch(output, waits));
+        // That it is a file is known once it was to be watched.
+        if let (true, Some(input), Some(receive)) = (wants_input, &self.input, &self.receive)
+            && input.is_always_ready()
+        {
+            waits.again(receive.index());
+        }
         if let Err(error) = input.and(output) {
             self.complain("whoever is attached can't be watched", &error);
             self.let_go(waits);
