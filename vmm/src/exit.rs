@@ -14,6 +14,8 @@ pub use devices::virtio::net::NetControl;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::console::ConsoleControl;
+
 /// Why a VM has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -235,6 +237,7 @@ pub struct Control {
     pub(crate) power: Arc<Power>,
     pub(crate) disks: Vec<DiskControl>,
     pub(crate) nets: Vec<NetControl>,
+    pub(crate) consoles: Vec<ConsoleControl>,
 }
 
 impl Control {
@@ -246,6 +249,11 @@ impl Control {
     /// The network cards, in the order of the configuration.
     pub fn nets(&self) -> &[NetControl] {
         &self.nets
+    }
+
+    /// The ports of the virtio console, in the order of the configuration.
+    pub fn consoles(&self) -> &[ConsoleControl] {
+        &self.consoles
     }
 
     /// Presses the ACPI power button: a guest that listens to it shuts down in its own time.

@@ -19,6 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Subscriber;
 use crate::build::{BuildError, no};
 use crate::config::{Config, SerialConfig, same_file};
+use crate::console::{ConsoleControl, Consoles};
 use crate::exit::{Control, DiskControl, Ending, Exit, NetControl, RunError, StopReason};
 use crate::machine::{self, Disks, Machine};
 use crate::net::{self, Passt};
@@ -35,12 +36,13 @@ pub struct Vm {
     virtio: Vec<Arc<dyn Transport>>,
     disks: Vec<DiskControl>,
     nets: Vec<NetControl>,
+    consoles: Vec<ConsoleControl>,
     power: Arc<Power>,
     serial_input: SerialInput,
     stop_output: EventFd,
     // Below what uses them: fields are dropped in this order.
     _vsock: Option<SocketFile>,
-    _leftovers: Leftovers,
+    _leftovers: (Leftovers, Vec<Leftovers>),
     _passts: Vec<Passt>,
     _vm: Arc<VmFd>,
     _ram: GuestRam,
@@ -53,13 +55,14 @@ impl std::fmt::Debug for Vm {
 }
 
 impl Vm {
-    /// Builds the machine that `config` describes. `console` takes the place of `config.serial`.
+    /// Builds the machine that `config` describes. `console` takes the place of the console that is on standard input
+    /// and output: a port of `config.consoles`, or else what `config.serial` says.
     ///
     /// # Errors
     ///
     /// [`BuildError`] for whatever is wrong with the configuration, the files it names, or the host. No file has been
     /// changed then, and none is left behind.
-    pub fn build(config: &Config, console: Option<Console>) -> Result<Self, BuildError> {
+    pub fn build(config: &Config, mut console: Option<Console>) -> Result<Self, BuildError> {
         check_sharing(config)?;
         let inherited = net::inherit(config)?;
         let mut disks = Disks::new(config)?;
@@ -72,6 +75,7 @@ impl Vm {
             .map(|(what, disk)| Ok((what, disk, storage::open_disk(what, disk)?)))
             .collect::<Result<Vec<_>, BuildError>>()?;
         let networks = net::open(config, inherited)?;
+        let mut consoles = Consoles::open(config, &mut console)?;
 
         let kvm = kvm::open()?;
         let max = kvm::max_vcpus(&kvm);
@@ -97,6 +101,7 @@ impl Vm {
         let vsock = config.vsock.as_ref();
         let vsock = vsock.map(|vsock| machine::vsock::add(&mut machine, vsock, BTreeMap::new(), default));
         let vsock = vsock.transpose()?.flatten();
+        let console_controls = consoles.add(&mut machine, config)?;
 
         let rsdp = arch::acpi::write(&ram, &machine.platform(config.cpus))
             .map_err(|error| BuildError::Table { what: "ACPI tables", problem: error.to_string() })?;
@@ -122,6 +127,7 @@ impl Vm {
         let Place { input, output, mut leftovers } = Place::open(&config.serial, console, stop)?;
         let serial = machine.add_serial(drained.try_clone().map_err(no("an eventfd"))?, output)?;
         leftovers.keep_file();
+        consoles.leftovers.iter_mut().for_each(Leftovers::keep_file);
 
         let Machine { ports, mmio, virtio, .. } = machine;
         tracing::debug!(
@@ -138,11 +144,12 @@ impl Vm {
             virtio: virtio.devices,
             disks: disks.controls.into_iter().map(DiskControl).collect(),
             nets,
+            consoles: console_controls,
             power,
             serial_input: SerialInput::new(serial, drained, input),
             stop_output,
             _vsock: vsock,
-            _leftovers: leftovers,
+            _leftovers: (leftovers, consoles.leftovers),
             _passts: networks.passts,
             _vm: vm,
             _ram: ram,
@@ -156,6 +163,7 @@ impl Vm {
             power: self.power.clone(),
             disks: self.disks.clone(),
             nets: self.nets.clone(),
+            consoles: self.consoles.clone(),
         }
     }
 
@@ -177,6 +185,7 @@ impl Vm {
             power: _,
             disks: _,
             nets: _,
+            consoles: _,
             _vsock,
             _leftovers,
             _passts,

@@ -4,6 +4,7 @@
 //! unmodified kernels, and runs it there.
 
 mod block;
+mod console;
 mod disks;
 mod ends;
 mod full_host;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use vmm::{ConfigError, Disk, Memory, Net, SerialConfig, Transport, Vsock};
+use vmm::{ConfigError, ConsoleConfig, Disk, Memory, Net, SerialConfig, Transport, Vsock};
 
 use crate::STATUS_USAGE;
 
@@ -27,6 +27,17 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a virtual machine until its guest powers off
     Run(Box<RunArguments>),
+    /// Attach this terminal to a console's socket of a running virtual machine
+    #[command(after_help = "Keys, while standard input is a terminal:
+  Ctrl-a d       leave; the VM runs on
+  Ctrl-a h       show these keys
+  Ctrl-a Ctrl-a  send a Ctrl-a to the guest
+
+Exit status: 0 left, or the console has ended; 1 the terminal failed; 2 there is no such socket.
+
+Example:
+  vmm console vm.console")]
+    Console(ConsoleArguments),
     /// Tell what of this host is ready for virtual machines, and what to do about the rest
     #[command(after_help = "Exit status: 0 a VM can run; 1 it can't.
 
@@ -40,6 +51,13 @@ pub(crate) struct DoctorArguments {
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConsoleArguments {
+    /// The socket of 'vmm run --console socket=PATH', or of '--serial socket=PATH'
+    #[arg(value_name = "SOCKET")]
+    pub(crate) socket: PathBuf,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -113,7 +131,19 @@ Socket keys:
                                 which the kernel makes by /dev/vhost-vsock (off)
   transport=mmio|pci            how the guest finds it (that of --transport)
 
-Keys, with --serial stdio while standard input is a terminal:
+Console places and keys; the first port is hvc0 in the guest, further ones are
+/dev/virtio-ports/NAME:
+  stdio                         standard input and output; --serial is null then,
+                                and the default command line has console=hvc0
+  file=PATH                     output goes to a file, created or emptied
+  socket=PATH                   whoever connects, such as 'vmm console PATH', is
+                                shown the last 64 KiB; who comes next takes the
+                                place. PATH.size hears how large the terminal is
+  pty                           a pseudo-terminal, whose path is printed
+  name=NAME                     what the guest calls it; a must for further ones
+  log=PATH                      output is added to a file too, up to 64 MiB
+
+Keys, with --serial stdio or --console stdio while standard input is a terminal:
   Ctrl-a x       end the VM at once
   Ctrl-a p       press the power button
   Ctrl-a h       show these keys
@@ -186,10 +216,14 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "mmio|pci", help_heading = "Machine")]
     pub(crate) transport: Option<Transport>,
 
-    /// Where the serial port (ttyS0 in the guest) goes: 'stdio'; 'null'; 'file=PATH', which is created or emptied;
-    /// 'socket=PATH', a Unix socket that one client at a time can use
-    #[arg(long, value_name = "WHERE", help_heading = "Console", default_value = "stdio")]
-    pub(crate) serial: SerialConfig,
+    /// Where the serial port (ttyS0 in the guest) goes: 'stdio', which it does without this; 'null'; 'file=PATH', which is
+    /// created or emptied; 'socket=PATH', a Unix socket that one client at a time can use
+    #[arg(long, value_name = "WHERE", help_heading = "Console")]
+    pub(crate) serial: Option<SerialConfig>,
+
+    /// Port of a virtio console, with console keys, see below; may be given many times
+    #[arg(long, value_name = "WHERE[,KEY=VALUE]...", help_heading = "Console", value_parser = |text: &str| text.parse::<ConsoleConfig>().map_err(what_is_wrong))]
+    pub(crate) console: Vec<ConsoleConfig>,
 
     /// How long a guest has after one of the signals below to power off by itself: a number of seconds, or one with
     /// ms, s or m behind it
@@ -237,6 +271,7 @@ fn what_is_wrong(error: ConfigError) -> String {
         ConfigError::Disk { problem, .. }
         | ConfigError::Net { problem, .. }
         | ConfigError::Vsock { problem, .. }
+        | ConfigError::Console { problem, .. }
         | ConfigError::Memory { problem, .. } => problem,
         other => other.to_string(),
     }
