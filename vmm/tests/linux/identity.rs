@@ -6,7 +6,7 @@ use std::process::Command;
 
 use vmm::{Config, Disk};
 
-use crate::rig::{Boot, CMDLINE, Image, guest_file, run_and_react};
+use crate::rig::{Boot, CMDLINE, Image, guest_file, path, run_and_react};
 
 const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 
@@ -91,8 +91,8 @@ fn a_new_generation_is_in_memory_and_the_guest_is_notified() {
     );
     let mut config = Config::new(guest_file("vmlinux"));
     config.initrd = Some(guest_file("initrd"));
-    config.rootfs = Some(Disk { readonly: true, ..Disk::new(guest_file("rootfs.ext4")) });
-    config.disks.push(Disk { readonly: true, ..Disk::new(&script.path) });
+    config.rootfs = Some(Disk::root(&format!("{},ro", path(&guest_file("rootfs.ext4")))).unwrap());
+    config.disks.push(format!("path={},readonly=on", script.path).parse().unwrap());
     config.cmdline = Some(format!("{CMDLINE} vmm.run=\"sh /dev/vdb\""));
     let output = run_and_react(&config, "events=", |control| control.new_generation().unwrap());
     for name in ["VMMX0001:00", "AMZNC10C:00"] {
