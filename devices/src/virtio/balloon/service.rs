@@ -79,7 +79,7 @@ impl Pump {
                     queue.give_back(head, 0, 0)?;
                 }
                 // A page that the guest takes back comes when it touches it.
-                (Role::Deflate | Role::Hints, Ok(())) | (_, Err(_)) => queue.give_back(head, 0, 0)?,
+                (Role::Deflate, Ok(())) | (_, Err(_)) => queue.give_back(head, 0, 0)?,
             }
         }
         if chains > MAX_TURNS {
