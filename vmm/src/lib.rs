@@ -26,9 +26,9 @@
 
 pub mod build;
 pub mod config;
+mod console;
 pub mod doctor;
 pub mod exit;
-mod console;
 mod interrupts;
 mod kvm;
 mod machine;
@@ -40,7 +40,10 @@ mod vcpu;
 mod vm;
 
 pub use build::BuildError;
-pub use config::{Config, ConfigError, ConsoleConfig, ConsolePlace, Disk, Memory, MemorySize, Net, NetBackend, SerialConfig, Transport, Vsock};
+pub use config::{
+    Config, ConfigError, ConsoleConfig, ConsolePlace, Disk, Memory, MemorySize, Net, NetBackend, SerialConfig,
+    Transport, Vsock,
+};
 pub use console::{ConsoleControl, output_that_never_waits};
 pub use exit::{BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError, StopReason};
 pub use serial::{Console, ConsoleInput, ConsoleOutput};

@@ -77,8 +77,7 @@ fn make<T>(
             _ => return Err(problem(what, path, "is taken: a program listens there")),
         }
     }
-    let socket = bind(path)
-        .map_err(|error| problem(what, path, format!("can't be created: {}", plain(&error))))?;
+    let socket = bind(path).map_err(|error| problem(what, path, format!("can't be created: {}", plain(&error))))?;
     let file = SocketFile::new(path);
     // Whoever can connect speaks with the guest.
     fs::set_permissions(path, Permissions::from_mode(0o600))

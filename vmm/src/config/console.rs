@@ -90,7 +90,9 @@ impl ConsoleConfig {
             return Err(format!("there are {}, but a machine has at most {MAX_PORTS}", all.len()));
         }
         if all.iter().skip(1).any(|port| port.name.is_none()) {
-            return Err("the first one is hvc0 in the guest, but further ones are found by a name: add name=NAME".into());
+            return Err(
+                "the first one is hvc0 in the guest, but further ones are found by a name: add name=NAME".into()
+            );
         }
         let stdio = all.iter().filter(|port| port.place == ConsolePlace::Stdio).count();
         if stdio > 1 {
@@ -177,10 +179,7 @@ mod tests {
             assert!(problem.contains(expected), "{problem}");
         }
         let ports: Vec<_> = (0..17).map(|at| format!("pty,name=p{at}").parse().unwrap()).collect();
-        assert_eq!(
-            ConsoleConfig::check_all(&ports, true).unwrap_err(),
-            "there are 17, but a machine has at most 16"
-        );
+        assert_eq!(ConsoleConfig::check_all(&ports, true).unwrap_err(), "there are 17, but a machine has at most 16");
         assert_eq!(ConsoleConfig::check_all(&ports[..16], true), Ok(()));
     }
 }

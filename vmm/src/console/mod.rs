@@ -112,7 +112,11 @@ impl Consoles {
     }
 
     /// Adds the device, if there are ports; gives what a host can do with them.
-    pub(crate) fn add(&mut self, machine: &mut Machine<'_>, config: &Config) -> Result<Vec<ConsoleControl>, BuildError> {
+    pub(crate) fn add(
+        &mut self,
+        machine: &mut Machine<'_>,
+        config: &Config,
+    ) -> Result<Vec<ConsoleControl>, BuildError> {
         if self.ports.is_empty() {
             return Ok(Vec::new());
         }

@@ -6,10 +6,10 @@ mod input;
 mod output;
 mod place;
 
-use std::fmt;
-use std::fmt::Debug;
 pub(crate) use input::SerialInput;
 pub(crate) use place::{Leftovers, Place, create};
+use std::fmt;
+use std::fmt::Debug;
 
 /// Something that input comes from, and something that output goes to.
 pub use devices::virtio::console::{PortInput as ConsoleInput, PortOutput as ConsoleOutput};

@@ -29,7 +29,9 @@ impl Log {
         self.left = self.left.saturating_sub(u64::try_from(len).unwrap_or(u64::MAX));
         match result {
             Err(error) => tracing::warn!(device, port, "its log has ended: {error}"),
-            Ok(()) if len < bytes.len() => tracing::warn!(device, port, "its log has ended: it has got {MAX_LOG} bytes"),
+            Ok(()) if len < bytes.len() => {
+                tracing::warn!(device, port, "its log has ended: it has got {MAX_LOG} bytes")
+            }
             Ok(()) => return,
         }
         self.file = None;

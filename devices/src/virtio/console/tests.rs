@@ -273,7 +273,10 @@ fn what_can_be_no_console_is_refused() {
     for (ports, expected) in [
         (many(0), "0 ports: a console has 1 to 16"),
         (many(17), "17 ports: a console has 1 to 16"),
-        (vec![port(Some("a/b"), streams())], "\"a/b\" can't be a port's name: give 1 to 64 letters, digits, dots, dashes and underscores"),
+        (
+            vec![port(Some("a/b"), streams())],
+            "\"a/b\" can't be a port's name: give 1 to 64 letters, digits, dots, dashes and underscores",
+        ),
     ] {
         assert_eq!(Console::new("c", ports).unwrap_err().to_string(), expected);
     }

@@ -8,8 +8,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::termios::{self, OptionalActions, OutputModes, Termios};
-use vmm::event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use signal_hook::consts::SIGWINCH;
+use vmm::event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm::{Console, ConsoleControl, Control};
 
 use crate::escape::{Action, Escape};
