@@ -3,14 +3,15 @@
 //! The virtio console: `hvc0` and named ports, over both transports.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
+use rustix::{pty, termios};
 use tempfile::TempDir;
 
-use crate::rig::{Boot, Ended, Image, Running, path, vmm};
+use crate::rig::{Boot, CMDLINE, Ended, Image, Running, guest_file, path, vmm};
 
 /// Whoever is at a socket, and what was seen.
 struct Client {
@@ -139,7 +140,7 @@ fn a_named_port_is_a_stream_of_bytes() {
 fn md5(bytes: &[u8]) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), bytes).unwrap();
-    let output = std::process::Command::new("md5sum").arg(file.path()).output().unwrap();
+    let output = Command::new("md5sum").arg(file.path()).output().unwrap();
     String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
 }
 
@@ -171,33 +172,75 @@ fn a_console_can_be_on_standard_input_and_output() {
     assert!(both.errors.contains("leave --serial out"), "{}", both.errors);
 }
 
+/// `vmm run` with a script, by which a test says what its standard streams are.
+fn run(arguments: &[&str], script: &Image) -> Command {
+    let guest = |name| path(&guest_file(name));
+    let mut command = vmm(&["run", "--initrd"]);
+    command.args([
+        &guest("initrd"),
+        "--kernel",
+        &guest("vmlinux"),
+        "--rootfs",
+        &format!("{},ro", guest("rootfs.ext4")),
+    ]);
+    command.args(["--disk", &format!("path={},readonly=on", script.path)]).args(arguments);
+    command.args(["--cmdline", &format!("{CMDLINE} vmm.run=\"sh /dev/vdb\"")]);
+    command
+}
+
+/// Reads until `text` has come.
+fn read_until(terminal: &mut fs::File, seen: &mut String, text: &str) {
+    let mut bytes = [0; 512];
+    while !seen.contains(text) {
+        let len = terminal.read(&mut bytes).unwrap();
+        assert!(len > 0, "{seen}");
+        seen.push_str(&String::from_utf8_lossy(&bytes[..len]));
+    }
+}
+
+#[test]
+fn the_size_of_a_terminal_on_standard_input_reaches_the_guest() {
+    let script = Image::script(
+        "exec < /dev/hvc0 > /dev/hvc0\n\
+         for size in '43 132' '30 100'; do until [ \"$(stty size)\" = \"$size\" ]; do sleep 0.1; done; echo is $size; done\n",
+    );
+    let master = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY | pty::OpenptFlags::CLOEXEC).unwrap();
+    pty::unlockpt(&master).unwrap();
+    let name = pty::ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    let slave = fs::File::options().read(true).write(true).open(name).unwrap();
+    let resize = |columns, rows| {
+        let size = termios::Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+        termios::tcsetwinsize(&slave, size).unwrap();
+    };
+    let (mut master, mut seen, standard) =
+        (fs::File::from(master), String::new(), || Stdio::from(slave.try_clone().unwrap()));
+    resize(132, 43);
+    let mut command = run(&["--console", "stdio"], &script);
+    let mut child = command.stdin(standard()).stdout(standard()).stderr(standard()).spawn().unwrap();
+    read_until(&mut master, &mut seen, "is 43 132");
+    resize(100, 30);
+    // It is nobody's terminal, so that nobody sends the signal.
+    assert!(Command::new("kill").args(["-WINCH", &child.id().to_string()]).status().unwrap().success());
+    read_until(&mut master, &mut seen, "is 30 100");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn a_pseudo_terminal_is_named_and_can_be_used() {
     let script = Image::script(
         "exec 3<> /dev/hvc0; stty -F /dev/hvc0 -echo; echo ready >&3; read line <&3; echo got $line >&3\n",
     );
-    let mut child = vmm(&["run", "--serial", "null", "--console", "pty", "--initrd"]);
-    let guest = |name| path(&crate::rig::guest_file(name));
-    child.args([&guest("initrd"), "--kernel", &guest("vmlinux"), "--rootfs", &format!("{},ro", guest("rootfs.ext4"))]);
-    child.args(["--disk", &format!("path={},readonly=on", script.path)]);
-    child.args(["--cmdline", &format!("{} vmm.run=\"sh /dev/vdb\"", crate::rig::CMDLINE)]);
+    let mut child = run(&["--serial", "null", "--console", "pty"], &script);
     let mut child = child.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut errors = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut errors, &mut line).unwrap();
+    errors.read_line(&mut line).unwrap();
     let name = line.trim().strip_prefix("vmm: console hvc0 is ").unwrap_or_else(|| panic!("{line}"));
     let mut terminal = fs::OpenOptions::new().read(true).write(true).open(name).unwrap();
     let mut seen = String::new();
-    let mut expect = |terminal: &mut fs::File, text: &str| {
-        let mut bytes = [0; 512];
-        while !seen.contains(text) {
-            let len = terminal.read(&mut bytes).unwrap();
-            seen.push_str(&String::from_utf8_lossy(&bytes[..len]));
-        }
-    };
-    expect(&mut terminal, "ready");
+    read_until(&mut terminal, &mut seen, "ready");
     terminal.write_all(b"hello\n").unwrap();
-    expect(&mut terminal, "got hello");
+    read_until(&mut terminal, &mut seen, "got hello");
     drop(terminal);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

@@ -25,6 +25,8 @@ const MAX_CHUNKS: usize = 64;
 /// How long output waits for a reader that takes nothing: a Linux guest's vCPU spins meanwhile. Then the oldest output is lost,
 /// until the reader takes something again.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long nobody is let in when the host has no descriptor for that.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The longest size that is understood: two numbers, a blank and a new line.
 const MAX_SIZE: usize = 16;
 
@@ -72,9 +74,11 @@ pub(super) struct Port {
     pub(super) receive: Option<PortQueue>,
     pub(super) transmit: Option<PortQueue>,
     /// The reader takes nothing since then, and the guest waits for it.
-    pub(super) patience_ends: Option<Instant>,
+    patience_ends: Option<Instant>,
     /// Nobody waits for the reader.
     has_stalled: bool,
+    /// When somebody is let in again.
+    listen_at: Option<Instant>,
     pub(super) due: Due,
     /// The driver knows it.
     pub(super) is_ready: bool,
@@ -102,6 +106,7 @@ impl Port {
             transmit: None,
             patience_ends: None,
             has_stalled: false,
+            listen_at: None,
             due: Due::default(),
             is_ready: false,
             is_open: false,
@@ -144,16 +149,44 @@ impl Port {
 
     /// A thread begins, which watches nothing yet.
     pub(super) fn begin(&mut self, waits: &Waits) {
-        let Self { listener, sizes, input, output, device, .. } = self;
+        let Self { listener, sizes, input, output, .. } = self;
         input.iter_mut().for_each(Watched::begin);
         output.iter_mut().for_each(Watched::begin);
         listener.iter_mut().for_each(Watched::begin);
         sizes.iter_mut().for_each(Watched::begin);
-        let sizes = sizes.as_mut().map_or(Ok(()), |sizes| sizes.watch(Some(EventSet::IN), waits));
-        let listener = listener.as_mut().map_or(Ok(()), |listener| listener.watch(Some(EventSet::IN), waits));
-        if let Err(error) = listener.and(sizes) {
-            tracing::warn!(device, port = self.label, "its socket can't be watched: {error}");
+        self.listen(true, waits);
+        let watched = self.sizes.as_mut().map_or(Ok(()), |sizes| sizes.watch(Some(EventSet::IN), waits));
+        if let Err(error) = watched {
+            self.complain("sizes can't be heard", &error);
         }
+    }
+
+    /// Lets clients in, or not.
+    fn listen(&mut self, listens: bool, waits: &Waits) {
+        let interest = listens.then_some(EventSet::IN);
+        let watched = self.listener.as_mut().map_or(Ok(()), |listener| listener.watch(interest, waits));
+        if let Err(error) = watched {
+            self.complain("nobody can attach", &error);
+        }
+    }
+
+    /// When it wants to be asked whether its [`Self::time`] has come.
+    pub(super) fn alarm(&self) -> Option<Instant> {
+        [self.patience_ends, self.listen_at].into_iter().flatten().min()
+    }
+
+    /// Does what the time has come for.
+    pub(super) fn time(&mut self, now: Instant, waits: &mut Waits) -> Result<(), QueueError> {
+        if self.listen_at.is_some_and(|time| time <= now) {
+            self.listen_at = None;
+            self.listen(true, waits);
+        }
+        if self.patience_ends.is_some_and(|time| time <= now) {
+            // Nobody waits for a reader any more that takes nothing.
+            (self.has_stalled, self.patience_ends) = (true, None);
+            self.put_out(waits)?;
+        }
+        Ok(())
     }
 
     /// What the driver has set is forgotten; whoever is at the port stays, and so does the last output.
@@ -173,6 +206,7 @@ impl Port {
             transmit,
             patience_ends,
             has_stalled: _,
+            listen_at: _,
             due,
             is_ready,
             is_open,
@@ -234,10 +268,8 @@ impl Port {
             }
             Err(error) => {
                 self.complain("nobody can attach", &error);
-                // The listener would be ready for ever; whoever is there may go and come back.
-                if let Some(listener) = &mut self.listener {
-                    let _ = listener.watch(None, waits);
-                }
+                self.listen(false, waits);
+                self.listen_at = Instant::now().checked_add(PAUSE);
                 return;
             }
         };
@@ -265,10 +297,6 @@ impl Port {
         }
         self.backlog.skip();
         (self.has_stalled, self.patience_ends) = (false, None);
-        // There may be descriptors again.
-        if let Some(listener) = &mut self.listener {
-            let _ = listener.watch(Some(EventSet::IN), waits);
-        }
     }
 
     /// Whoever has read the output is gone. What was sent before is still read, when the guest has room for it.
@@ -354,12 +382,6 @@ impl Port {
         true
     }
 
-    /// Nobody waits for a reader any more that takes nothing.
-    pub(super) fn give_up(&mut self, waits: &mut Waits) -> Result<(), QueueError> {
-        (self.has_stalled, self.patience_ends) = (true, None);
-        self.put_out(waits)
-    }
-
     /// Moves output of the guest's to whoever reads it.
     pub(super) fn put_out(&mut self, waits: &mut Waits) -> Result<(), QueueError> {
         self.flush(waits);
@@ -441,5 +463,6 @@ impl Port {
         if self.put_out(waits).is_ok() {
             self.flush(waits);
         }
+        self.patience_ends = None;
     }
 }

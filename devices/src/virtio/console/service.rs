@@ -198,7 +198,6 @@ impl Service for Ports {
             Role::Transmit(port) => {
                 let port = self.ports.get_mut(port)?;
                 port.put_out_last(waits);
-                port.patience_ends = None;
                 Some(port.transmit.take()?.into_state())
             }
         }
@@ -229,9 +228,7 @@ impl Service for Ports {
             Event::Time => {
                 let now = Instant::now();
                 for port in &mut self.ports {
-                    if port.patience_ends.is_some_and(|time| time <= now) {
-                        port.give_up(waits)?;
-                    }
+                    port.time(now, waits)?;
                 }
             }
             Event::Poked => {}
@@ -246,7 +243,7 @@ impl Service for Ports {
             let takes_input = Self::takes_input(self.is_multiport, port);
             port.settle(takes_input, waits)?;
         }
-        waits.wake_at(self.ports.iter().filter_map(|port| port.patience_ends).min());
+        waits.wake_at(self.ports.iter().filter_map(Port::alarm).min());
         Ok(())
     }
 
