@@ -26,6 +26,7 @@ mod serial;
 mod skip;
 #[path = "../../../devices/tests/sound/mod.rs"]
 mod sound;
+mod together;
 mod uki;
 mod vhost;
 mod vsock;
