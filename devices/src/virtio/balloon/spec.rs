@@ -9,11 +9,20 @@ pub(super) const DEVICE_TYPE: u32 = 5;
 pub(super) const F_STATS_VQ: u64 = 1 << 1;
 pub(super) const F_DEFLATE_ON_OOM: u64 = 1 << 2;
 pub(super) const F_FREE_PAGE_HINT: u64 = 1 << 3;
+pub(super) const F_PAGE_POISON: u64 = 1 << 4;
 pub(super) const F_PAGE_REPORTING: u64 = 1 << 5;
 
 /// Where the fields of the configuration space are (§5.5.4).
 pub(super) const NUM_PAGES: u64 = 0;
 pub(super) const ACTUAL: u64 = 4;
+pub(super) const HINT_COMMAND: u64 = 8;
+pub(super) const POISON: u64 = 12;
+
+/// Commands of free page hinting (§5.5.6.6): there are no more hints, and the hinted pages may be used again. Larger ones
+/// ask for hints.
+pub(super) const HINTS_STOP: u32 = 0;
+pub(super) const HINTS_DONE: u32 = 1;
+pub(super) const HINTS_FIRST: u32 = 2;
 
 /// A page number is one of pages of 4 KiB, whatever pages the guest has (§5.5.6).
 pub(super) const PAGE_SHIFT: u32 = 12;
