@@ -96,6 +96,12 @@ pub enum BuildError {
         /// What is wrong, and the cure where there is one.
         problem: String,
     },
+    /// A port of the virtio console can't be had.
+    #[error("console: {problem}")]
+    Console {
+        /// What is wrong with it, and the cure where there is one.
+        problem: String,
+    },
     /// What is to be booted can't be.
     #[error("{what}: {source}")]
     Boot {

@@ -16,6 +16,8 @@ pub use devices::virtio::net::NetControl;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::console::ConsoleControl;
+
 /// Why a VM has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -287,6 +289,7 @@ pub struct Control {
     pub(crate) nets: Vec<NetControl>,
     pub(crate) generations: Arc<Generations>,
     pub(crate) balloon: Option<BalloonControl>,
+    pub(crate) consoles: Vec<ConsoleControl>,
 }
 
 impl Control {
@@ -303,6 +306,11 @@ impl Control {
     /// The balloon, if there is one.
     pub fn balloon(&self) -> Option<&BalloonControl> {
         self.balloon.as_ref()
+    }
+
+    /// The ports of the virtio console, in the order of the configuration.
+    pub fn consoles(&self) -> &[ConsoleControl] {
+        &self.consoles
     }
 
     /// Presses the ACPI power button: a guest that listens to it shuts down in its own time.

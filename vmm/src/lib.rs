@@ -26,6 +26,7 @@
 
 pub mod build;
 pub mod config;
+mod console;
 pub mod doctor;
 pub mod exit;
 mod interrupts;
@@ -45,9 +46,10 @@ mod vm;
 
 pub use build::BuildError;
 pub use config::{
-    Balloon, Config, ConfigError, Credential, Disk, MachineId, Memory, MemorySize, Net, NetBackend, OnCrash, OnReboot,
-    Rng, SerialConfig, Transport, Vsock,
+    Balloon, Config, ConfigError, ConsoleConfig, ConsolePlace, Credential, Disk, MachineId, Memory, MemorySize, Net,
+    NetBackend, OnCrash, OnReboot, Rng, SerialConfig, Transport, Vsock,
 };
+pub use console::{ConsoleControl, output_that_never_waits};
 pub use exit::{
     BalloonControl, BalloonError, BlockError, Control, Crash, CrashReport, DiskControl, Exit, NetControl, RunError,
     Statistics, StopReason,

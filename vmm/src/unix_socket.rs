@@ -5,7 +5,7 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use crate::build::BuildError;
@@ -47,6 +47,20 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 /// Listens at `path`, for this user alone. A socket that is there already is replaced if nobody listens at it. `what` says
 /// what the socket is for.
 pub(crate) fn listen(what: &'static str, path: &Path) -> Result<(UnixListener, SocketFile), BuildError> {
+    make(what, path, |path| UnixStream::connect(path).map(drop), |path| UnixListener::bind(path))
+}
+
+/// The same for datagrams.
+pub(crate) fn datagrams(what: &'static str, path: &Path) -> Result<(UnixDatagram, SocketFile), BuildError> {
+    make(what, path, |path| UnixDatagram::unbound()?.connect(path), |path| UnixDatagram::bind(path))
+}
+
+fn make<T>(
+    what: &'static str,
+    path: &Path,
+    connect: impl FnOnce(&Path) -> io::Result<()>,
+    bind: impl FnOnce(&Path) -> io::Result<T>,
+) -> Result<(T, SocketFile), BuildError> {
     let len = path.as_os_str().len();
     if len > MAX_PATH {
         let text = format!("its path has {len} bytes, but a socket's has at most {MAX_PATH}: use a relative one");
@@ -56,20 +70,19 @@ pub(crate) fn listen(what: &'static str, path: &Path) -> Result<(UnixListener, S
         if !there.file_type().is_socket() {
             return Err(problem(what, path, "something else is there, which would be overwritten"));
         }
-        match UnixStream::connect(path) {
+        match connect(path) {
             // Its owner is gone.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
                 .map_err(|error| problem(what, path, format!("a stale one can't be removed: {}", plain(&error))))?,
             _ => return Err(problem(what, path, "is taken: a program listens there")),
         }
     }
-    let listener = UnixListener::bind(path)
-        .map_err(|error| problem(what, path, format!("can't be created: {}", plain(&error))))?;
+    let socket = bind(path).map_err(|error| problem(what, path, format!("can't be created: {}", plain(&error))))?;
     let file = SocketFile::new(path);
     // Whoever can connect speaks with the guest.
     fs::set_permissions(path, Permissions::from_mode(0o600))
         .map_err(|error| problem(what, path, format!("its mode can't be set: {}", plain(&error))))?;
-    Ok((listener, file))
+    Ok((socket, file))
 }
 
 #[cfg(test)]

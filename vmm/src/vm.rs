@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Subscriber;
 use crate::build::{BuildError, no};
 use crate::config::{Config, SerialConfig, same_file};
+use crate::console::{ConsoleControl, Consoles};
 use crate::exit::{BalloonControl, Control, DiskControl, Ending, Exit, NetControl, RunError};
 use crate::loader::Loader;
 use crate::machine::generation::{Generations, Owner};
@@ -37,6 +38,7 @@ pub struct Vm {
     disks: Vec<DiskControl>,
     nets: Vec<NetControl>,
     balloon: Option<BalloonControl>,
+    consoles: Vec<ConsoleControl>,
     power: Arc<Power>,
     policy: Policy,
     power_on: Option<PowerOn>,
@@ -46,7 +48,7 @@ pub struct Vm {
     notifier: Option<Notifier>,
     // Below what uses them: fields are dropped in this order.
     _vsock: Option<SocketFile>,
-    _leftovers: Leftovers,
+    _leftovers: (Leftovers, Vec<Leftovers>),
     _passts: Vec<Passt>,
     _vm: Arc<VmFd>,
     _ram: GuestRam,
@@ -59,13 +61,14 @@ impl std::fmt::Debug for Vm {
 }
 
 impl Vm {
-    /// Builds the machine that `config` describes. `console` takes the place of `config.serial`.
+    /// Builds the machine that `config` describes. `console` takes the place of the console that is on standard input
+    /// and output: a port of `config.consoles`, or else what `config.serial` says.
     ///
     /// # Errors
     ///
     /// [`BuildError`] for whatever is wrong with the configuration, the files it names, or the host. No file has been
     /// changed then, and none is left behind.
-    pub fn build(config: &Config, console: Option<Console>) -> Result<Self, BuildError> {
+    pub fn build(config: &Config, mut console: Option<Console>) -> Result<Self, BuildError> {
         check_sharing(config)?;
         let inherited = net::inherit(config)?;
         let mut disks = Disks::new(config)?;
@@ -77,6 +80,7 @@ impl Vm {
             .collect::<Result<Vec<_>, BuildError>>()?;
         let mut told = Told::new(config)?;
         let networks = net::open(config, inherited)?;
+        let mut consoles = Consoles::open(config, &mut console)?;
 
         let kvm = kvm::open()?;
         let max = kvm::max_vcpus(&kvm);
@@ -107,6 +111,7 @@ impl Vm {
         let balloon = config.balloon.as_ref();
         let balloon = balloon.map(|balloon| machine::balloon::add(&mut machine, balloon, config.memory, default));
         let balloon = balloon.transpose()?;
+        let console_controls = consoles.add(&mut machine, config)?;
 
         let platform = machine.platform(config.cpus);
         let (entry, cmdline) = (loader.load(&ram, &platform, &told)?, loader.cmdline());
@@ -130,6 +135,7 @@ impl Vm {
         let Place { input, output, mut leftovers } = Place::open(&config.serial, console, stop)?;
         let serial = machine.add_serial(drained.try_clone().map_err(no("an eventfd"))?, output)?;
         leftovers.keep_file();
+        consoles.leftovers.iter_mut().for_each(Leftovers::keep_file);
 
         let Machine { ports, mmio, virtio, .. } = machine;
         tracing::debug!(
@@ -147,6 +153,7 @@ impl Vm {
             disks: disks.controls.into_iter().map(DiskControl).collect(),
             nets,
             balloon,
+            consoles: console_controls,
             power,
             policy,
             power_on,
@@ -155,7 +162,7 @@ impl Vm {
             stop_output,
             notifier: vsock.notifier,
             _vsock: vsock.file,
-            _leftovers: leftovers,
+            _leftovers: (leftovers, consoles.leftovers),
             _passts: networks.passts,
             _vm: vm,
             _ram: ram,
@@ -171,6 +178,7 @@ impl Vm {
             nets: self.nets.clone(),
             generations: self.generations.0.clone(),
             balloon: self.balloon.clone(),
+            consoles: self.consoles.clone(),
         }
     }
 
@@ -197,6 +205,7 @@ impl Vm {
             notifier,
             generations: _generations,
             balloon: _,
+            consoles: _,
             _vsock,
             _leftovers,
             _passts,

@@ -7,6 +7,7 @@ mod announcer;
 pub mod balloon;
 pub mod block;
 pub mod chain;
+pub mod console;
 pub mod device;
 #[cfg(any(test, feature = "mock-driver"))]
 pub mod mock;

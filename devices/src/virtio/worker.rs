@@ -339,7 +339,10 @@ impl<S: Service> Worker<S> {
     /// See [`VirtioDevice::stop_queue`](super::VirtioDevice::stop_queue).
     pub(crate) fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
         self.request_stop(index);
-        self.queues.get_mut(usize::from(index))?.take()??.recv().ok()
+        let state = self.queues.get_mut(usize::from(index))?.take()??.recv();
+        // One that doesn't answer is ending, and takes no more commands: this waits until it has.
+        self.thread.take_if(|_| state.is_err());
+        state.ok()
     }
 
     /// See [`VirtioDevice::reset`](super::VirtioDevice::reset).
@@ -348,7 +351,8 @@ impl<S: Service> Worker<S> {
             let (answer, done) = mpsc::sync_channel(1);
             thread.tell(Command::Reset { answer });
             // One that has ended has nothing to forget: the next one begins with that.
-            let _ = done.recv();
+            let is_gone = done.recv().is_err();
+            self.thread.take_if(|_| is_gone);
         }
     }
 }

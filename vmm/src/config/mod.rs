@@ -6,6 +6,7 @@
 //! (does the file exist, how many vCPUs does KVM allow) is judged by [`Vm::build`](crate::Vm::build).
 
 mod balloon;
+mod console;
 mod disk;
 mod ends;
 mod forward;
@@ -20,6 +21,7 @@ mod text;
 mod transport;
 mod vsock;
 
+use std::borrow::Cow;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -29,6 +31,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use balloon::Balloon;
+pub(crate) use console::SIZE_SUFFIX;
+pub use console::{ConsoleConfig, ConsolePlace};
 pub use disk::{Disk, DiskCache, DiskEngine, DiskFormat, OnError};
 pub use ends::{OnCrash, OnReboot};
 pub use forward::{Forward, Protocol};
@@ -94,6 +98,9 @@ pub struct Config {
     /// Memory that the guest gives back while it runs.
     #[serde(default)]
     pub balloon: Option<Balloon>,
+    /// Ports of the virtio console: `hvc0`, and plain ones with names.
+    #[serde(default)]
+    pub consoles: Vec<ConsoleConfig>,
     /// How many vCPUs there are.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
@@ -173,6 +180,7 @@ impl Config {
             notify_socket: None,
             rng: default_rng(),
             balloon: None,
+            consoles: Vec::new(),
             cpus: default_cpus(),
             memory: Memory::default(),
             serial: SerialConfig::default(),
@@ -205,23 +213,33 @@ impl Config {
         inputs.into_iter().any(|input| same_file(input, path))
     }
 
+    /// The command line that was given, or the default: with `hvc0` too when that is on standard input and output.
+    fn plain_cmdline(&self) -> Cow<'_, str> {
+        match (&self.cmdline, self.consoles.first().map(|port| &port.place)) {
+            (Some(cmdline), _) => cmdline.into(),
+            (None, Some(ConsolePlace::Stdio)) => {
+                DEFAULT_CMDLINE.replacen("console=ttyS0", "console=ttyS0 console=hvc0", 1).into()
+            }
+            (None, _) => DEFAULT_CMDLINE.into(),
+        }
+    }
+
     /// Whether `root=/dev/vda` is added to the command line.
     pub(crate) fn adds_root(&self) -> bool {
-        let cmdline = self.cmdline.as_deref().unwrap_or(DEFAULT_CMDLINE);
-        self.rootfs.is_some() && !boot::cmdline::has_parameter(cmdline, "root")
+        self.rootfs.is_some() && !boot::cmdline::has_parameter(&*self.plain_cmdline(), "root")
     }
 
     /// The command line that the kernel gets: what was given or the default, with `root=` added for the root file system
     /// unless there is one already.
     pub fn full_cmdline(&self) -> String {
-        let cmdline = self.cmdline.as_deref().unwrap_or(DEFAULT_CMDLINE);
+        let cmdline = self.plain_cmdline();
         match &self.rootfs {
             // In front: what is behind `--` is for init, and a `ro` or `rw` that was given overrides this one.
             Some(rootfs) if self.adds_root() => {
                 let mode = if rootfs.readonly { "ro" } else { "rw" };
                 format!("root=/dev/vda {mode} {cmdline}").trim_end().to_owned()
             }
-            _ => cmdline.to_owned(),
+            _ => cmdline.into_owned(),
         }
     }
 }
@@ -311,6 +329,14 @@ pub enum ConfigError {
         /// What is wrong with it, and the cure.
         problem: String,
     },
+    /// Not a console's port.
+    #[error("'{text}' is no console: {problem}")]
+    Console {
+        /// What was given.
+        text: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
     /// Not a transport.
     #[error("'{0}' is no transport: give {choice}", choice = transport::CHOICE)]
     Transport(String),
@@ -338,12 +364,25 @@ mod tests {
     }
 
     #[test]
+    fn a_console_on_standard_input_is_told_to_the_kernel_unless_a_command_line_was_given() {
+        let mut config = Config::new("k");
+        config.consoles = vec!["stdio".parse().unwrap()];
+        assert!(config.full_cmdline().starts_with("console=ttyS0 console=hvc0 reboot=k"), "{}", config.full_cmdline());
+        config.cmdline = Some("quiet".into());
+        assert_eq!(config.full_cmdline(), "quiet");
+        config.cmdline = None;
+        config.consoles = vec!["pty".parse().unwrap()];
+        assert_eq!(config.full_cmdline(), DEFAULT_CMDLINE);
+    }
+
+    #[test]
     fn a_configuration_survives_json() {
         let mut config = Config::new("vmlinux");
         config.disks.push(Disk { readonly: true, ..Disk::new("d") });
         config.nets.push("user,hostfwd=tcp:8080-:80".parse().unwrap());
         config.vsock = Some("cid=3,socket=v".parse().unwrap());
         config.balloon = Some("size=64M,stats=1".parse().unwrap());
+        config.consoles = vec!["socket=s,name=a,log=l".parse().unwrap(), "pty".parse().unwrap()];
         config.serial = SerialConfig::File("log".into());
         config.memory = "1G,shared=on".parse().unwrap();
         config.machine_id = Some("00112233-4455-6677-8899-aabbccddeeff".parse().unwrap());

@@ -37,6 +37,16 @@ pub(crate) struct Leftovers {
 }
 
 impl Leftovers {
+    /// A socket, which goes with its VM.
+    pub(crate) fn socket(socket: SocketFile) -> Self {
+        Self { _socket: Some(socket), file: None, before: None }
+    }
+
+    /// A file, which goes if it was made and the VM isn't built. `before` is to be emptied when the VM is built.
+    pub(crate) fn file(path: &Path, was_made: bool, before: Option<File>) -> Self {
+        Self { _socket: None, file: was_made.then(|| path.to_owned()), before }
+    }
+
     /// The VM is built: what it writes stays, and what was there before goes.
     pub(crate) fn keep_file(&mut self) {
         self.file = None;
@@ -44,7 +54,7 @@ impl Leftovers {
             && let Err(error) = before.set_len(0)
         {
             // A terminal or a FIFO, say: it has no length.
-            tracing::debug!("the serial file can't be emptied: {error}");
+            tracing::debug!("a file for output can't be emptied: {error}");
         }
     }
 }
@@ -76,15 +86,14 @@ impl Place {
                 Ok(Self { input: InputFrom::Source(Box::new(input)), output: patient(Box::new(output)), leftovers })
             }
             SerialConfig::File(path) => {
-                let (file, created) = create(path)?;
+                let (file, created) = create("serial file", path, false)?;
                 let before = file.try_clone().map_err(no("a copy of a descriptor"))?;
-                let file_made = created.then(|| path.clone());
-                let leftovers = Leftovers { _socket: None, file: file_made, before: Some(before) };
+                let leftovers = Leftovers::file(path, created, Some(before));
                 Ok(Self { input: InputFrom::Nowhere, output: patient(Box::new(file)), leftovers })
             }
             SerialConfig::Socket(path) => {
                 let (listener, file) = unix_socket::listen("serial socket", path)?;
-                let leftovers = Leftovers { _socket: Some(file), file: None, before: None };
+                let leftovers = Leftovers::socket(file);
                 listener.set_nonblocking(true).map_err(no("a non-blocking socket"))?;
                 let client = Client::default();
                 let input = InputFrom::Socket(Socket { listener, client: client.clone() });
@@ -100,18 +109,19 @@ fn stdio() -> io::Result<(File, File)> {
     Ok((input.as_fd().try_clone_to_owned()?.into(), output.as_fd().try_clone_to_owned()?.into()))
 }
 
-/// Creates or opens a file; tells whether it is a new one.
-fn create(path: &Path) -> Result<(File, bool), BuildError> {
+/// Creates or opens a file, which is written from its start or its end on; tells whether it is a new one.
+pub(crate) fn create(what: &'static str, path: &Path, append: bool) -> Result<(File, bool), BuildError> {
     let new = fs::symlink_metadata(path).is_err();
     let file = OpenOptions::new()
         .write(true)
+        .append(append)
         .create(true)
         .truncate(false)
         .mode(0o600)
         // A FIFO that nobody reads would block here, and a full one later: output waits by itself.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
-        .map_err(|error| problem("serial file", path, format!("can't be written: {}", plain(&error))))?;
+        .map_err(|error| problem(what, path, format!("can't be written: {}", plain(&error))))?;
     Ok((file, new))
 }
 

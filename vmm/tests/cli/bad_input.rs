@@ -198,3 +198,25 @@ fn serial_places_that_can_not_be_are_named_and_nothing_is_left() {
     refused(&["--kernel", "absent", "--log-file", "new-log"], "vmm: error: kernel absent: ", "");
     refused(&["--kernel", "kernel", "--log-file", "no/log"], "vmm: error: log file no/log: can't be written: ", "");
 }
+
+#[test]
+fn a_balloon_beyond_memory_and_a_device_that_is_both_there_and_not_are_refused() {
+    refused(
+        &["--kernel", "kernel", "--rng", "bw=1M", "--no-rng"],
+        "vmm: error: the argument '--rng <KEY=VALUE>' cannot be used with '--no-rng'",
+        "(see 'vmm run --help')",
+    );
+    refused(
+        &["--kernel", "kernel", "--balloon", "size=all"],
+        "vmm: error: invalid value 'size=all' for '--balloon <KEY=VALUE>': size=all: give a number of bytes",
+        "(see 'vmm run --help')",
+    );
+    if without_kvm() {
+        return;
+    }
+    refused(
+        &["--kernel", "kernel", "--memory", "64M", "--balloon", "size=65M"],
+        "vmm: error: balloon: a balloon of 68157440 bytes is more than the machine's RAM: ",
+        "give at most 67108864",
+    );
+}

@@ -29,7 +29,9 @@ fn text(output: &Output) -> (Option<i32>, String, String) {
 
 #[test]
 fn help_goes_to_standard_output_and_errors_do_not() {
-    for arguments in [&["--help"][..], &["run", "--help"], &["doctor", "--help"], &["--version"]] {
+    for arguments in
+        [&["--help"][..], &["run", "--help"], &["doctor", "--help"], &["console", "--help"], &["--version"]]
+    {
         let (status, out, err) = text(&vmm(arguments).output().unwrap());
         assert_eq!((status, err.as_str()), (Some(0), ""), "{arguments:?}");
         assert!(!out.is_empty(), "{arguments:?}");

@@ -43,8 +43,8 @@ fn resident(mib: u64) -> u64 {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let number = |line: &str| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
     let mut lines = smaps.lines();
-    // A neighbour may have become one with it.
-    let sizes = mib << 10..(mib + 4) << 10;
+    // The first 2 MiB of private memory are a mapping of their own, and a neighbour may have become one with the rest.
+    let sizes = (mib - 4) << 10..(mib + 4) << 10;
     lines.find(|line| line.starts_with("Size:") && sizes.contains(&number(line))).expect("the memory is mapped");
     number(lines.find(|line| line.starts_with("Rss:")).unwrap()) >> 10
 }

@@ -81,10 +81,10 @@ fn a_new_generation_is_in_memory_and_the_guest_is_notified() {
         }
         ls /sys/bus/acpi/devices
         look before
-        events() { grep ACPI0013 /proc/interrupts | tr -s ' ' | cut -d ' ' -f 3; }
+        events() { grep ACPI:Ged /proc/interrupts | tr -s ' ' | cut -d ' ' -f 3; }
         n=$(events)
         echo "events=$n"
-        while [ "$(events)" = "$n" ]; do sleep 0.1; done
+        for i in $(seq 600); do [ "$(events)" = "$n" ] || break; sleep 0.1; done
         look behind
         dmesg | grep -i 'acpi.*error'
         "#,

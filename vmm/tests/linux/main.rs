@@ -5,6 +5,7 @@
 
 mod balloon;
 mod block;
+mod console;
 mod disks;
 mod ends;
 mod full_host;

@@ -39,7 +39,8 @@ pub(super) enum Role {
 
 impl Role {
     /// What queue `index` is for, with the features that the driver has accepted. The specification gives each queue a number
-    /// (§5.5.2); a Linux driver counts only those that there are. Where the two agree on nothing, the specification counts.
+    /// (§5.5.2): hints are the fourth, reports the fifth. A Linux driver counts only those that there are. So each queue behind the
+    /// first ones that can be one of reports is one.
     pub(super) fn of(index: u16, features: u64) -> Option<Self> {
         let accepted = |feature| features & feature != 0;
         match index {

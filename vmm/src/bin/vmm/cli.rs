@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use vmm::{
-    Balloon, ConfigError, Credential, Disk, MachineId, Memory, Net, OnCrash, OnReboot, Rng, SerialConfig, Transport,
-    Vsock,
+    Balloon, ConfigError, ConsoleConfig, Credential, Disk, MachineId, Memory, Net, OnCrash, OnReboot, Rng,
+    SerialConfig, Transport, Vsock,
 };
 
 use crate::STATUS_USAGE;
@@ -30,6 +30,17 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a virtual machine until its guest powers off
     Run(Box<RunArguments>),
+    /// Attach this terminal to a console's socket of a running virtual machine
+    #[command(after_help = "Keys, while standard input is a terminal:
+  Ctrl-a d       leave; the VM runs on
+  Ctrl-a h       show these keys
+  Ctrl-a Ctrl-a  send a Ctrl-a to the guest
+
+Exit status: 0 left, or the console has ended; 1 the terminal failed; 2 there is no such socket.
+
+Example:
+  vmm console vm.console")]
+    Console(ConsoleArguments),
     /// Tell what of this host is ready for virtual machines, and what to do about the rest
     #[command(after_help = "Exit status: 0 a VM can run; 1 it can't.
 
@@ -50,6 +61,13 @@ pub(crate) struct DoctorArguments {
 pub(crate) enum Switch {
     On,
     Off,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConsoleArguments {
+    /// The socket of 'vmm run --console socket=PATH', or of '--serial socket=PATH'
+    #[arg(value_name = "SOCKET")]
+    pub(crate) socket: PathBuf,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -139,7 +157,19 @@ Entropy keys:
   bw=BYTES[,BURST]              bytes a second, and how many at once after a
                                 pause; K, M and G may follow (no limit)
 
-Keys, with --serial stdio while standard input is a terminal:
+Console places and keys; the first port is hvc0 in the guest, further ones are
+/dev/virtio-ports/NAME:
+  stdio                         standard input and output; --serial is null then,
+                                and the default command line has console=hvc0
+  file=PATH                     output goes to a file, created or emptied
+  socket=PATH                   whoever connects, such as 'vmm console PATH', is
+                                shown the last 64 KiB; who comes next takes the
+                                place. PATH.size hears how large the terminal is
+  pty                           a pseudo-terminal, whose path is printed
+  name=NAME                     what the guest calls it; a must for further ones
+  log=PATH                      output is added to a file too, up to 64 MiB
+
+Keys, with --serial stdio or --console stdio while standard input is a terminal:
   Ctrl-a x       end the VM at once
   Ctrl-a p       press the power button
   Ctrl-a h       show these keys
@@ -250,10 +280,14 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "on|off", help_heading = "Machine", default_value = "on", hide_possible_values = true)]
     pub(crate) pvpanic: Switch,
 
-    /// Where the serial port (ttyS0 in the guest) goes: 'stdio'; 'null'; 'file=PATH', which is created or emptied;
-    /// 'socket=PATH', a Unix socket that one client at a time can use
-    #[arg(long, value_name = "WHERE", help_heading = "Console", default_value = "stdio")]
-    pub(crate) serial: SerialConfig,
+    /// Where the serial port (ttyS0 in the guest) goes: 'stdio', which it does without this; 'null'; 'file=PATH', which is
+    /// created or emptied; 'socket=PATH', a Unix socket that one client at a time can use
+    #[arg(long, value_name = "WHERE", help_heading = "Console")]
+    pub(crate) serial: Option<SerialConfig>,
+
+    /// Port of a virtio console, with console keys, see below; may be given many times
+    #[arg(long, value_name = "WHERE[,KEY=VALUE]...", help_heading = "Console", value_parser = |text: &str| text.parse::<ConsoleConfig>().map_err(what_is_wrong))]
+    pub(crate) console: Vec<ConsoleConfig>,
 
     /// What becomes of the VM when its guest reboots: it ends ('exit'), or the machine is reset in place and boots again
     #[arg(long, value_name = "exit|reset", help_heading = "Operation", default_value = "exit")]
@@ -316,6 +350,7 @@ fn what_is_wrong(error: ConfigError) -> String {
         | ConfigError::Vsock { problem, .. }
         | ConfigError::Rng { problem, .. }
         | ConfigError::Balloon { problem, .. }
+        | ConfigError::Console { problem, .. }
         | ConfigError::Memory { problem, .. } => problem,
         ConfigError::Credential { problem, .. } => problem,
         ConfigError::MachineId { problem, .. } => problem.to_owned(),

@@ -12,6 +12,8 @@ pub(crate) enum Action {
     Stop,
     /// Press the power button.
     PowerButton,
+    /// Leave a console whose VM is another process's.
+    Leave,
     /// Show the keys.
     Help,
 }
@@ -37,6 +39,7 @@ impl Escape {
                 match byte {
                     b'x' | b'X' => act(Action::Stop),
                     b'p' | b'P' => act(Action::PowerButton),
+                    b'd' | b'D' => act(Action::Leave),
                     b'h' | b'H' | b'?' => act(Action::Help),
                     // Ctrl-a twice sends it once.
                     PREFIX | b'a' => {
@@ -75,6 +78,7 @@ mod tests {
         assert_eq!(type_in(&[b"\x01", b"", b"h", b"h"]), (b"h".to_vec(), vec![Action::Help]));
         assert_eq!(type_in(&[b"\x01p\x01x"]), (vec![], vec![Action::PowerButton, Action::Stop]));
         assert_eq!(type_in(&[b"\x01\x01\x01a"]), (vec![1, 1], vec![]));
+        assert_eq!(type_in(&[b"\x01d"]), (vec![], vec![Action::Leave]));
         assert_eq!(type_in(&[b"\x01zx"]), (b"x".to_vec(), vec![]));
     }
 }

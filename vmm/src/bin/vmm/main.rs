@@ -3,6 +3,7 @@
 //! The command line: from `argv` to a configuration, from a VM's end to an exit status.
 
 mod cli;
+mod console;
 mod doctor;
 mod escape;
 mod logging;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         cli::Command::Run(arguments) => run::run(*arguments),
+        cli::Command::Console(arguments) => console::attach(&arguments),
         cli::Command::Doctor(arguments) => doctor::doctor(&arguments),
     }
 }

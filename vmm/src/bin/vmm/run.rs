@@ -8,11 +8,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit};
-use vmm::{BuildError, Config, Crash, Exit, RunError, SerialConfig, Subscriber, Vm};
+use vmm::{BuildError, Config, ConsolePlace, Crash, Exit, RunError, SerialConfig, Subscriber, Vm};
 
 use crate::cli::{RunArguments, Switch};
 use crate::signals::{Signals, Watcher};
-use crate::terminal::{self, Keyboard, RawTerminal};
+use crate::terminal::{self, Keyboard, RawTerminal, Window};
 use crate::{STATUS_USAGE, logging, print_error};
 
 /// The exit status when the host failed while the VM ran.
@@ -110,6 +110,7 @@ fn config(arguments: &RunArguments) -> Config {
         cpus,
         memory,
         serial,
+        console,
         name,
         transport,
         ..
@@ -120,6 +121,9 @@ fn config(arguments: &RunArguments) -> Config {
     if arguments.notify && notify_socket.is_none() {
         tracing::warn!("--notify: NOTIFY_SOCKET is not set, so there is nobody to tell");
     }
+    // One of the two has standard input and output.
+    let console_is_stdio = console.iter().any(|port| port.place == ConsolePlace::Stdio);
+    let serial = serial.unwrap_or(if console_is_stdio { SerialConfig::Null } else { SerialConfig::Stdio });
     Config {
         name,
         notify_socket,
@@ -132,6 +136,7 @@ fn config(arguments: &RunArguments) -> Config {
         vsock,
         rng: (!no_rng).then(|| rng.unwrap_or_default()),
         balloon,
+        consoles: console,
         cpus,
         memory,
         serial,
@@ -160,7 +165,9 @@ fn raise_descriptor_limit() {
 fn start(config: &Config, grace: Duration) -> Result<Exit, Failure> {
     raise_descriptor_limit();
     let signals = Signals::catch()?;
-    let interactive = config.serial == SerialConfig::Stdio && io::stdin().is_terminal();
+    let port_on_stdio = config.consoles.iter().position(|port| port.place == ConsolePlace::Stdio);
+    let has_stdio = config.serial == SerialConfig::Stdio || port_on_stdio.is_some();
+    let interactive = has_stdio && io::stdin().is_terminal();
     let (console, guest) =
         if interactive { terminal::console().map(|(c, g)| (Some(c), Some(g)))? } else { (None, None) };
     let vm = Vm::build(config, console)?;
@@ -170,9 +177,17 @@ fn start(config: &Config, grace: Duration) -> Result<Exit, Failure> {
         );
     }
     let control = vm.control();
+    for console in control.consoles() {
+        if let Some(path) = console.pty() {
+            eprintln!("vmm: console {} is {}", console.name().unwrap_or("hvc0"), path.display());
+        }
+    }
+    let port = port_on_stdio.filter(|_| interactive).and_then(|port| control.consoles().get(port).cloned());
+    let window = port.map(Window::new).transpose()?;
     let keyboard = guest.map(|guest| Keyboard::new(guest, control.clone())).transpose()?;
     let mut subscribers: Vec<Subscriber> = vec![Box::new(Watcher { signals, control, grace, seen: false })];
     subscribers.extend(keyboard.map(|keyboard| Box::new(keyboard) as Subscriber));
+    subscribers.extend(window.map(|window| Box::new(window) as Subscriber));
     // Raw from the last moment on that can fail before the guest runs, and until its threads have ended.
     let terminal = if interactive { RawTerminal::enter()? } else { None };
     let exit = vm.run(subscribers);

@@ -3,6 +3,7 @@
 //! SIGTERM, SIGINT, SIGHUP and SIGQUIT: the first one asks the guest to power off, the second one stops the VM.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -26,6 +27,19 @@ impl Signals {
     }
 }
 
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+impl Signals {
+    /// Whether one has come.
+    pub(crate) fn take(&mut self) -> bool {
+        io::Read::read(&mut self.pipe, &mut [0]).is_ok_and(|len| len > 0)
+    }
+}
+
 /// Serves the signals in the event loop.
 pub(crate) struct Watcher {
     pub(crate) signals: Signals,
@@ -42,8 +56,7 @@ impl MutEventSubscriber for Watcher {
     }
 
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
-        let mut byte = [0];
-        while io::Read::read(&mut self.signals.pipe, &mut byte).is_ok_and(|len| len > 0) {
+        while self.signals.take() {
             if std::mem::replace(&mut self.seen, true) {
                 say(format_args!("a second signal: the VM is stopped"));
                 self.control.stop();

@@ -8,8 +8,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::termios::{self, OptionalActions, OutputModes, Termios};
+use signal_hook::consts::SIGWINCH;
 use vmm::event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use vmm::{Console, Control};
+use vmm::{Console, ConsoleControl, Control};
 
 use crate::escape::{Action, Escape};
 
@@ -64,8 +65,54 @@ pub(crate) struct Keyboard {
 pub(crate) fn console() -> io::Result<(Console, UnixStream)> {
     let (guest, input) = UnixStream::pair()?;
     guest.set_nonblocking(true)?;
-    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let output = vmm::output_that_never_waits(io::stdout().as_fd())?;
     Ok((Console { input: Some(Box::new(input)), output: Box::new(output) }, guest))
+}
+
+/// The terminal's columns and rows, if it has any.
+pub(crate) fn size() -> Option<(u16, u16)> {
+    let size = termios::tcgetwinsize(io::stdin()).ok()?;
+    Some((size.ws_col, size.ws_row)).filter(|size| *size != (0, 0))
+}
+
+/// Becomes readable when the terminal's size changes.
+pub(crate) fn size_changes() -> io::Result<UnixStream> {
+    let (changes, write) = UnixStream::pair()?;
+    changes.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(SIGWINCH, write)?;
+    Ok(changes)
+}
+
+/// Tells the guest how large the terminal is.
+pub(crate) struct Window {
+    changes: UnixStream,
+    console: ConsoleControl,
+}
+
+impl Window {
+    pub(crate) fn new(console: ConsoleControl) -> io::Result<Self> {
+        Ok(Self { changes: size_changes()?, console })
+    }
+
+    fn tell(&self) {
+        if let Some((columns, rows)) = size() {
+            self.console.resize(columns, rows);
+        }
+    }
+}
+
+impl MutEventSubscriber for Window {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        self.tell();
+        if let Err(error) = ops.add(Events::new(&self.changes, EventSet::IN)) {
+            tracing::error!("the terminal's size can't be watched: {error}");
+        }
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        while self.changes.read(&mut [0; 64]).is_ok_and(|len| len > 0) {}
+        self.tell();
+    }
 }
 
 impl Keyboard {
@@ -79,6 +126,8 @@ impl Keyboard {
             // A terminal that can't be written to can't show them.
             Action::Help => drop(io::stderr().write_all(KEYS.as_bytes())),
             Action::Stop => control.stop(),
+            // There is nothing to leave: this is the VM.
+            Action::Leave => {}
             Action::PowerButton => control.power_button(),
         }
     }
