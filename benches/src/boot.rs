@@ -53,7 +53,7 @@ pub fn measure(monitors: &[Monitor], linux: Option<&Linux>, runs: u32) -> Result
     fs::write(&kernel, first_instruction::elf()).context("can't write a kernel")?;
     let bare = |kernel, cmdline: &str| {
         let cmdline = cmdline.to_owned();
-        Machine { kernel, cmdline, initrd: None, disk: None, data: None, cpus: 1, card: None }
+        Machine { kernel, cmdline, initrd: None, disk: None, data: None, cpus: 1, card: None, vsock: None }
     };
     let first = bare(kernel, "console=ttyS0");
     let rows = |first: &'static str, second, third| {

@@ -25,3 +25,4 @@ pub mod smaps;
 pub mod statistics;
 mod sys;
 pub mod table;
+pub mod vsock;

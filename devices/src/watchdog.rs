@@ -270,6 +270,11 @@ impl PciFunction for I6300Esb {
         false
     }
 
+    fn reset(&self) {
+        // Its thread looks again when it wakes, and finds nothing to wait for.
+        self.shared.lock().timer = Timer::new();
+    }
+
     fn read_bar(&self, _: u8, offset: u64, data: &mut [u8]) {
         self.shared.lock().timer.read(offset, data);
     }

@@ -176,3 +176,17 @@ fn the_host_is_told_and_a_locked_watchdog_can_not_be_turned_off() {
     drop(watchdog);
     assert!(told.recv().is_err(), "the function keeps its sink no longer, and nothing is told twice");
 }
+
+#[test]
+fn a_machine_that_is_reset_has_a_watchdog_that_is_off() {
+    let (send, told) = mpsc::channel();
+    let watchdog = I6300Esb::new(Arc::new(Told(Mutex::new(send)))).unwrap();
+    let mut space = watchdog.config_space();
+    space.write(LOCK, &[ENABLED]);
+    watchdog.wrote_config(&space, LOCK, 1);
+    assert!(watchdog.shared.lock().timer.running.is_some());
+    watchdog.reset();
+    assert!(watchdog.shared.lock().timer.running.is_none());
+    drop(watchdog);
+    assert!(told.recv().is_err(), "it has told nothing");
+}

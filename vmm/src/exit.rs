@@ -13,6 +13,7 @@ pub use devices::virtio::balloon::{BalloonControl, BalloonError, Statistics};
 pub use devices::virtio::block::BlockError;
 use devices::virtio::block::{BlockControl, SECTOR_SIZE};
 pub use devices::virtio::net::NetControl;
+use devices::watchdog::WatchdogSink;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -277,6 +278,12 @@ impl PowerSink for Ending {
             PowerRequest::Panicked => Exit::Crashed(CrashReport { vcpu: None, rip: None, crash: Crash::Panicked }),
             PowerRequest::Watchdog => Exit::Watchdog,
         }));
+    }
+}
+
+impl WatchdogSink for Ending {
+    fn expired(&self) {
+        self.request(PowerRequest::Watchdog);
     }
 }
 

@@ -98,6 +98,9 @@ impl Vm {
         if config.pvpanic {
             machine.add_pvpanic(&ending)?;
         }
+        if config.watchdog {
+            machine.add_watchdog(&ending)?;
+        }
         for (what, disk, image) in images {
             disks.add(&mut machine, what, disk, image)?;
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `cargo xtask bench`: what it costs to start a guest, or how fast its disk or its network is, our VMM and others measured in
-//! turn.
+//! `cargo xtask bench`: what it costs to start a guest, or how fast its disk, its network or its sockets are, our VMM and others
+//! measured in turn.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,8 @@ pub(crate) enum What {
     },
     /// A guest's network.
     Net(Net),
+    /// A guest's sockets.
+    Vsock,
 }
 
 /// How the network is measured.
@@ -83,6 +85,7 @@ impl What {
             Self::Start => "startup",
             Self::Block { .. } => "block-guest",
             Self::Net(_) => "net-guest",
+            Self::Vsock => "vsock-guest",
         }
     }
 
@@ -108,6 +111,7 @@ pub(crate) fn main(workspace: &Workspace, wish: &Wish) -> Result<i32> {
     fs::copy(&harness, programs.join(name)).with_context(|| format!("can't copy {}", harness.display()))?;
     fs::copy(&guest.netload, programs.join("netload"))
         .with_context(|| format!("can't copy {}", guest.netload.display()))?;
+    fs::copy(&guest.agent, programs.join("agent")).with_context(|| format!("can't copy {}", guest.agent.display()))?;
     // Measured as they would be shipped; and there is no strip in the testbed.
     strip(&vmm, &programs.join("vmm"))?;
     for (index, peer) in wish.peers.iter().enumerate() {
@@ -158,6 +162,7 @@ fn arguments(programs: &Path, kernel: &Path, initrd: &Path, rootfs: &Path, wish:
     }
     match &wish.what {
         What::Start => (),
+        What::Vsock => add("--agent", shown(&programs.join("agent"))),
         What::Block { disk_keys } => disk_keys.iter().for_each(|keys| add("--disk-keys", keys.clone())),
         What::Net(Net { net_keys, queues, only, testbed_cpus: _ }) => {
             add("--netload", shown(&programs.join("netload")));

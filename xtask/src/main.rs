@@ -82,14 +82,15 @@ enum Chore {
         #[arg(value_name = "CHECK", value_parser = ["advisories", "bans", "licenses", "sources"])]
         only: Vec<String>,
     },
-    /// Measure what it costs to start a guest, or how fast its disk or its network is, with vmm and with other VMMs in turn
+    /// Measure what it costs to start a guest, or how fast its disk, network or sockets are, with vmm and other VMMs in turn
     ///
     /// Prints a Markdown table with medians, spread and ratios. Runs on this machine's KVM where that runs unmodified
     /// kernels, else in the testbed, where times mean nothing but their ratios do.
     #[command(after_help = "Examples:
   cargo xtask bench --peer firecracker=/tmp/firecracker --runs 20
   cargo xtask bench --block --peer cloud-hypervisor=/tmp/cloud-hypervisor --disk-keys engine=sync
-  cargo xtask bench --net --peer firecracker=/tmp/firecracker --net-keys '' --net-keys transport=pci")]
+  cargo xtask bench --net --peer firecracker=/tmp/firecracker --net-keys '' --net-keys transport=pci
+  cargo xtask bench --vsock --peer firecracker=/tmp/firecracker")]
     Bench(BenchArguments),
     /// Build the book in Guide/ into target/guide/, and check the links of all pages
     Guide {
@@ -119,10 +120,10 @@ enum Chore {
 }
 
 #[derive(Args)]
-#[command(group = clap::ArgGroup::new("load").args(["block", "net"]))]
+#[command(group = clap::ArgGroup::new("load").args(["block", "net", "vsock"]))]
 struct BenchArguments {
     /// Another VMM's static program; may be repeated. The name tells how it is started: firecracker, cloud-hypervisor
-    /// (with --block or --net only), or vmm for another build of ours; it may go on with a dash, as in firecracker-1.12
+    /// (not for the start), or vmm for another build of ours; it may go on with a dash, as in firecracker-1.12
     #[arg(long = "peer", value_name = "NAME=PATH", value_parser = bench::parse_peer)]
     peers: Vec<bench::Peer>,
     /// How often each is measured
@@ -134,6 +135,9 @@ struct BenchArguments {
     /// Measure a network as a Linux guest sees it, and not the start
     #[arg(long, conflicts_with = "block")]
     net: bool,
+    /// Measure sockets between the host and a Linux guest, and not the start
+    #[arg(long, conflicts_with_all = ["block", "net", "seconds"])]
+    vsock: bool,
     /// How long each way of loading the disk or the network is measured in each run: a second
     #[arg(long, value_name = "N", requires = "load", value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,
@@ -159,11 +163,24 @@ struct BenchArguments {
 
 impl BenchArguments {
     fn wish(self) -> bench::Wish {
-        let Self { peers, runs, block, net, seconds, disk_keys, net_keys, queues, only, testbed_cpus, transport } =
-            self;
+        let Self {
+            peers,
+            runs,
+            block,
+            net,
+            vsock,
+            seconds,
+            disk_keys,
+            net_keys,
+            queues,
+            only,
+            testbed_cpus,
+            transport,
+        } = self;
         let what = match (block, net) {
             (true, _) => bench::What::Block { disk_keys },
             (_, true) => bench::What::Net(bench::Net { net_keys, queues, only, testbed_cpus }),
+            _ if vsock => bench::What::Vsock,
             _ => bench::What::Start,
         };
         bench::Wish { peers, runs, what, seconds, transport }

@@ -74,7 +74,7 @@ impl<'a> Loaded<'a> {
         let Linux { kernel, initrd, rootfs } = plan.linux.clone();
         let cmdline = format!("{STANDS_STILL} vmm.run=\"{}\"", load::command("/dev/vdb", plan.time, plan.runs));
         let data = Some(disk.path().to_owned());
-        let machine = Machine { kernel, cmdline, initrd, disk: rootfs, data, cpus: 1, card: None };
+        let machine = Machine { kernel, cmdline, initrd, disk: rootfs, data, cpus: 1, card: None, vsock: None };
         let mut command = monitor.command(&machine, scratch)?;
         process::end_with_us(&mut command);
         let running = Running::start(&mut command)?;

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 use super::{Card, MEMORY, Machine, Monitor};
 
+/// The context ID of a guest with a socket device.
+const CID: u32 = 3;
+
 /// As `vmm run --help` has it.
 pub(super) fn vmm(monitor: &Monitor, machine: &Machine) -> Command {
     let mut command = Command::new(&monitor.program);
@@ -35,6 +38,9 @@ pub(super) fn vmm(monitor: &Monitor, machine: &Machine) -> Command {
         let keys = monitor.card_as.as_ref().map_or_else(String::new, |keys| format!(",{keys}"));
         command.arg("--net").arg(format!("tap={tap},mac={mac},queues={queues}{keys}"));
     }
+    if let Some(socket) = &machine.vsock {
+        command.arg("--vsock").arg(path_and(&format!("cid={CID},socket="), socket, ""));
+    }
     command
 }
 
@@ -55,7 +61,9 @@ pub(super) fn firecracker(monitor: &Monitor, machine: &Machine, scratch: &Path) 
         drives.push(drive);
     }
     let interface = |card: &Card| json!({ "iface_id": "card", "host_dev_name": card.tap, "guest_mac": card.mac });
+    let vsock = machine.vsock.as_ref().map(|socket| json!({ "guest_cid": CID, "uds_path": socket }));
     let config = json!({
+        "vsock": vsock,
         "boot-source": boot_source,
         "drives": drives,
         "network-interfaces": machine.card.iter().map(interface).collect::<Vec<_>>(),
@@ -89,6 +97,9 @@ pub(super) fn cloud_hypervisor(monitor: &Monitor, machine: &Machine) -> Command 
         // It counts each direction.
         command.arg("--net").arg(format!("tap={tap},mac={mac},num_queues={}", 2 * queues));
     }
+    if let Some(socket) = &machine.vsock {
+        command.arg("--vsock").arg(path_and(&format!("cid={CID},socket="), socket, ""));
+    }
     command
 }
 
@@ -112,6 +123,7 @@ mod tests {
             data: None,
             cpus: 1,
             card: None,
+            vsock: None,
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Machine {
     pub cpus: u32,
     /// A network card.
     pub card: Option<Card>,
+    /// A socket device on a Unix socket at this path.
+    pub vsock: Option<PathBuf>,
 }
 
 /// A network card on a tap that is there.

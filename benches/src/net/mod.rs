@@ -124,7 +124,8 @@ impl<'a> Loaded<'a> {
         let Linux { kernel, initrd, rootfs } = plan.linux.clone();
         let Place { card, address } = place;
         let cmdline = format!("{STANDS_STILL} vmm.run=\"{}\"", load::command(&format!("{address}/30")));
-        let machine = Machine { kernel, cmdline, initrd, disk: rootfs, data: None, cpus, card: Some(card.clone()) };
+        let machine =
+            Machine { kernel, cmdline, initrd, disk: rootfs, data: None, cpus, card: Some(card.clone()), vsock: None };
         let mut command = monitor.command(&machine, scratch)?;
         process::end_with_us(&mut command);
         let mut running = Running::start(&mut command)?;

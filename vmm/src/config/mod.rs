@@ -131,6 +131,9 @@ pub struct Config {
     /// What becomes of it when its guest crashes.
     #[serde(default)]
     pub on_crash: OnCrash,
+    /// Whether there is a watchdog, Intel's i6300esb, on the PCI bus.
+    #[serde(default)]
+    pub watchdog: bool,
     /// What becomes of it when its guest hangs, as its watchdog says.
     #[serde(default)]
     pub on_watchdog: OnCrash,
@@ -191,6 +194,7 @@ impl Config {
             pvpanic: default_pvpanic(),
             on_reboot: OnReboot::default(),
             on_crash: OnCrash::default(),
+            watchdog: false,
             on_watchdog: OnCrash::default(),
         }
     }

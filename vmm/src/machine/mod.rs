@@ -23,6 +23,7 @@ use devices::pvpanic::PvPanic;
 use devices::rtc::Rtc;
 use devices::serial::SerialPort;
 use devices::virtio::VirtioDevice;
+use devices::watchdog::I6300Esb;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -86,6 +87,13 @@ impl<'a> Machine<'a> {
     pub(crate) fn add_pvpanic(&mut self, ending: &Arc<Ending>) -> Result<(), BuildError> {
         self.pvpanic = true;
         self.ports.insert(layout::PVPANIC_PORT.into(), 1, Arc::new(PvPanic::new(ending.clone()))).map_err(bus)
+    }
+
+    /// The watchdog, on the PCI bus: it tells `ending` of a guest that hangs.
+    pub(crate) fn add_watchdog(&mut self, ending: &Arc<Ending>) -> Result<(), BuildError> {
+        let watchdog = I6300Esb::new(ending.clone())
+            .map_err(|error| BuildError::Table { what: "watchdog", problem: error.to_string() })?;
+        self.virtio.add_function(Arc::new(watchdog), &mut self.mmio, &mut self.ports)
     }
 
     /// The serial port. `drained` is signalled when the guest has read all of its input.

@@ -8,7 +8,7 @@ use arch::acpi::MmioDevice;
 use arch::pci::PciHost;
 use arch::{GuestRam, layout};
 use devices::bus::Bus;
-use devices::pci::{PciBus, Window};
+use devices::pci::{PciBus, PciFunction, Window};
 use devices::virtio::VirtioDevice;
 use devices::virtio::transport::Transport;
 use devices::virtio::transport::mmio::{ACK_USED, INTERRUPT_ACK, MmioTransport, QUEUE_NOTIFY};
@@ -76,16 +76,26 @@ impl<'a> Virtio<'a> {
         mmio: &mut Bus,
         ports: &mut Bus,
     ) -> Result<(), BuildError> {
+        let vectors = self.interrupts.vectors(pci::vectors(device.as_ref()).map_err(cant)?)?;
+        let doorbells = Arc::new(Doorbells(self.vm.clone()));
+        let transport = PciTransport::new(device, self.ram.clone(), vectors, doorbells).map_err(cant)?;
+        self.add_function(transport.clone(), mmio, ports)?;
+        self.devices.push(transport);
+        Ok(())
+    }
+
+    /// Puts a function on the PCI bus, which is made for the first one.
+    pub(super) fn add_function(
+        &mut self,
+        function: Arc<dyn PciFunction>,
+        mmio: &mut Bus,
+        ports: &mut Bus,
+    ) -> Result<(), BuildError> {
         let pci = match &self.pci {
             Some((pci, _)) => pci.clone(),
             None => self.create_pci(mmio, ports)?,
         };
-        let vectors = self.interrupts.vectors(pci::vectors(device.as_ref()).map_err(cant)?)?;
-        let doorbells = Arc::new(Doorbells(self.vm.clone()));
-        let transport = PciTransport::new(device, self.ram.clone(), vectors, doorbells).map_err(cant)?;
-        pci.add(transport.clone())
-            .map_err(|error| BuildError::Table { what: "PCI bus", problem: error.to_string() })?;
-        self.devices.push(transport);
+        pci.add(function).map_err(|error| BuildError::Table { what: "PCI bus", problem: error.to_string() })?;
         Ok(())
     }
 

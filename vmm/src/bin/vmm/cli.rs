@@ -298,6 +298,11 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "exit|reset|pause", help_heading = "Operation", default_value = "exit")]
     pub(crate) on_crash: OnCrash,
 
+    /// A watchdog, Intel's i6300esb on the PCI bus: a guest that turns it on and then does nothing for longer than it had said
+    /// is ended, or what --on-watchdog says
+    #[arg(long, help_heading = "Machine")]
+    pub(crate) watchdog: bool,
+
     /// What becomes of it when its guest's watchdog expires
     #[arg(long, value_name = "exit|reset|pause", help_heading = "Operation", default_value = "exit")]
     pub(crate) on_watchdog: OnCrash,

@@ -148,6 +148,7 @@ fn config(arguments: &RunArguments) -> Config {
         on_reboot,
         on_crash,
         on_watchdog,
+        watchdog: arguments.watchdog,
         ..Config::new(kernel)
     }
 }
