@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The entropy device or the balloon behind virtio-mmio: any register accesses, ring contents, descriptors, page numbers,
-//! statistics and answers, while the host changes its mind.
+//! The entropy device, the balloon or a console with two ports behind virtio-mmio: any register accesses, ring contents,
+//! descriptors, page numbers, statistics, answers and control messages, while the host changes its mind and types.
 //!
 //! After each sequence the device must come back by a reset and do what it is for. A balloon never says more than there is.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
 
 use devices::GuestRam;
 use devices::bus::BusDevice;
 use devices::interrupt::InterruptLine;
 use devices::virtio::VirtioDevice;
 use devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
+use devices::virtio::console::{Console, ConsoleBackend, ConsoleControl, ConsolePort};
 use devices::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
 use devices::virtio::rng::Rng;
 use devices::virtio::transport::Transport;
@@ -27,28 +31,55 @@ struct Machine {
     transport: MmioTransport,
     mem: GuestRam,
     line: EventFd,
-    /// Of a balloon.
-    control: Option<BalloonControl>,
+    kind: Kind,
     features: u64,
     queues: u16,
 }
 
-fn machine(is_balloon: bool) -> Machine {
-    let (device, control): (Box<dyn VirtioDevice>, _) = if is_balloon {
+/// Which device it is, and the host's way to it.
+enum Kind {
+    Rng,
+    Balloon(BalloonControl),
+    /// With the other end of its first port.
+    Console(ConsoleControl, UnixStream),
+}
+
+fn console() -> (Console, Kind) {
+    let pair = || UnixStream::pair().expect("a pair");
+    let ((ours, theirs), (_, nobody)) = (pair(), pair());
+    for socket in [&ours, &theirs, &nobody] {
+        socket.set_nonblocking(true).expect("a socket");
+    }
+    let port = |name: Option<&str>, socket: UnixStream| {
+        let (input, output) = (socket.try_clone().expect("a descriptor"), socket);
+        let backend = ConsoleBackend::Streams { input: Some(Box::new(input)), output: Some(Box::new(output)) };
+        ConsolePort { name: name.map(str::to_owned), backend, log: None }
+    };
+    let ports = vec![port(None, theirs), port(Some("agent"), nobody)];
+    let console = Console::new("console", ports).expect("a console");
+    let control = console.control();
+    (console, Kind::Console(control, ours))
+}
+
+fn machine(first: u8) -> Machine {
+    let (device, kind): (Box<dyn VirtioDevice>, _) = if first & 0x80 != 0 {
         let mut options = BalloonOptions::new(RAM);
         (options.deflate_on_oom, options.free_page_reporting, options.free_page_hinting) = (true, true, true);
         let balloon = Balloon::new("balloon", options).expect("a balloon");
         let control = balloon.control();
-        (Box::new(balloon), Some(control))
+        (Box::new(balloon), Kind::Balloon(control))
+    } else if first & 0x40 != 0 {
+        let (console, kind) = console();
+        (Box::new(console), kind)
     } else {
-        (Box::new(Rng::new("rng", None).expect("an entropy device")), None)
+        (Box::new(Rng::new("rng", None).expect("an entropy device")), Kind::Rng)
     };
     let (features, queues) = (device.features(), device.queue_sizes().len() as u16);
     let mem = ram(RAM as usize);
     let line = EventFd::new(0).expect("an eventfd");
     let raised: Box<dyn InterruptLine> = Box::new(line.try_clone().expect("a descriptor"));
     let transport = MmioTransport::new(device, mem.clone(), raised).expect("doorbells");
-    Machine { transport, mem, line, control, features, queues }
+    Machine { transport, mem, line, kind, features, queues }
 }
 
 impl Machine {
@@ -98,44 +129,58 @@ impl Machine {
         self.mem.write_slice(bytes, GuestAddress(at)).expect("it is in RAM");
     }
 
-    /// A balloon says no more than there is.
+    /// A balloon says no more than there is. What a console says is read, so that it has nobody to wait for.
     fn check(&self) {
-        if let Some(control) = &self.control {
-            assert!(control.actual() <= RAM && control.target() <= RAM);
+        match &self.kind {
+            Kind::Rng => {}
+            Kind::Balloon(control) => assert!(control.actual() <= RAM && control.target() <= RAM),
+            Kind::Console(_, peer) => {
+                let (mut peer, mut bytes) = (peer, [0; 4096]);
+                let end = loop {
+                    match peer.read(&mut bytes) {
+                        Ok(1..) => {}
+                        end => break end,
+                    }
+                };
+                assert!(end.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "the port is closed");
+            }
         }
     }
 
     /// Does what it is for.
     fn serves(&self) {
-        let driver = &mut self.initialize()[0];
-        let buffers: &[Buffer] = if self.control.is_some() {
-            self.put(PAGE, &[7; 4096]);
-            self.put(DATA, &((PAGE >> 12) as u32).to_le_bytes());
-            &[readable(DATA, 4)]
-        } else {
-            &[writable(DATA, 64)]
+        let mut drivers = self.initialize();
+        let (queue, buffers, written): (u32, &[Buffer], u32) = match &self.kind {
+            Kind::Rng => (0, &[writable(DATA, 64)], 64),
+            Kind::Balloon(_) => {
+                self.put(PAGE, &[7; 4096]);
+                self.put(DATA, &((PAGE >> 12) as u32).to_le_bytes());
+                (0, &[readable(DATA, 4)], 0)
+            }
+            Kind::Console(..) => (1, &[readable(DATA, 100)], 0),
         };
+        let driver = &mut drivers[queue as usize];
         driver.submit(buffers);
-        self.write(0x50, 0);
+        self.write(0x50, queue);
         // Interrupts of before the reset may come first.
         while driver.used_index() == 0 {
+            self.check();
             self.line.read().expect("an interrupt");
         }
         let mut page = [0; 4096];
         self.mem.read_slice(&mut page, GuestAddress(PAGE)).expect("it is in RAM");
-        let written = if self.control.is_some() { 0 } else { 64 };
         assert_eq!(driver.take_used(), Some((0, written)));
-        assert!(self.control.is_none() || page == [0; 4096], "the page was given away");
+        assert!(!matches!(self.kind, Kind::Balloon(_)) || page == [0; 4096], "the page was given away");
     }
 }
 
-/// Eight bytes an action; the first byte says which. Its top bit says, in the first action, which device it is.
+/// Eight bytes an action; the first byte says which. Its top bits say, in the first action, which device it is.
 ///
 /// # Panics
 ///
-/// When the device doesn't come back, or a balloon says what can't be.
+/// When the device doesn't come back, a balloon says what can't be, or a console hangs up.
 pub fn run(data: &[u8]) {
-    let machine = machine(data.first().is_some_and(|first| first & 0x80 != 0));
+    let machine = machine(data.first().copied().unwrap_or(0));
     let mut drivers = machine.initialize();
     for action in data.chunks_exact(8) {
         let [what, a, b, c, d, e, f, g] = *action else { continue };
@@ -174,18 +219,26 @@ pub fn run(data: &[u8]) {
             9 => driver.offer(u16::from(a)),
             10 => driver.set_avail_index(u16::from_le_bytes([a, c])),
             // What the host does.
-            11 => {
-                if let Some(control) = &machine.control {
+            11 => match &machine.kind {
+                Kind::Rng => {}
+                Kind::Balloon(control) => {
                     let asked = u64::from(word) << (a & 7);
                     assert_eq!(control.set_target(asked).is_ok(), asked <= RAM);
                     let _ = control.statistics();
                 }
-            }
-            12 => {
-                if let Some(control) = &machine.control {
-                    control.ask_for_free_pages().expect("it can be asked");
+                // What there is no room for is lost.
+                Kind::Console(_, peer) => drop((&*peer).write(&vec![c; usize::from(a) * 9])),
+            },
+            12 => match &machine.kind {
+                Kind::Rng => {}
+                Kind::Balloon(control) => control.ask_for_free_pages().expect("it can be asked"),
+                Kind::Console(control, _) => {
+                    control.resize(usize::from(a & 3), u16::from(c), u16::from(d));
+                    // A control message: a port, an event and a value (virtio 1.3 §5.3.6.2).
+                    machine.put(DATA + 0x300, &[b & 3, 0, 0, e & 1, f & 15, 0, g & 1, 0]);
+                    drivers[3].submit(&[readable(DATA + 0x300, u32::from(g >> 4))]);
                 }
-            }
+            },
             _ if a & 3 != 3 => machine.write(0x50, u32::from(b & 7)),
             _ => drivers = machine.initialize(),
         }
