@@ -29,7 +29,7 @@ const LOCK: usize = 0x68;
 const INTERRUPT_TYPE: u8 = 0b11;
 const FAST_CLOCK: u8 = 1 << 2;
 const NO_REBOOT: u8 = 1 << 5;
-/// `LOCK`: as it is for ever; the timer runs; it begins again instead of expiring.
+/// `LOCK`: as it is for ever; the timer runs; it begins again instead of expiring, which nobody would see.
 const LOCKED: u8 = 1;
 const ENABLED: u8 = 1 << 1;
 const FREE_RUN: u8 = 1 << 2;
@@ -76,6 +76,12 @@ struct Timer {
     running: Option<(Stage, Instant)>,
 }
 
+/// Whether a timer has an end that anybody sees, by its register `LOCK`. One that begins again and again has none, so nothing
+/// of ours runs for it: a guest could have it begin millions of times a second.
+fn can_expire(lock: u8) -> bool {
+    lock & (ENABLED | FREE_RUN) == ENABLED
+}
+
 impl Timer {
     /// A timer as it is at power-on.
     fn new() -> Self {
@@ -95,7 +101,7 @@ impl Timer {
     fn configure(&mut self, config: u8, lock: u8, now: Instant) {
         self.config = config;
         let before = std::mem::replace(&mut self.lock, lock);
-        match (before & ENABLED != 0, lock & ENABLED != 0) {
+        match (can_expire(before), can_expire(lock)) {
             (false, true) => self.begin(Stage::First, now),
             (true, false) => self.running = None,
             _ => {}
@@ -126,7 +132,7 @@ impl Timer {
                 *(if offset == PRELOAD_1 { first } else { second }) = u32::from_le_bytes([a, b, c, d]) & PRELOAD;
             }
             (RELOAD, [_, high, ..]) => {
-                if high & BEGIN != 0 && self.lock & ENABLED != 0 {
+                if high & BEGIN != 0 && can_expire(self.lock) {
                     self.begin(Stage::First, now);
                 }
                 if high & HAS_EXPIRED != 0 {
@@ -151,9 +157,7 @@ impl Timer {
             return false;
         }
         match stage {
-            Stage::First if self.lock & FREE_RUN == 0 => self.begin(Stage::Second, end),
-            // It counts and does nothing; it begins anew from now on, so that nobody has to catch up.
-            Stage::First => self.begin(Stage::First, now),
+            Stage::First => self.begin(Stage::Second, end),
             Stage::Second if self.config & NO_REBOOT != 0 => self.running = None,
             Stage::Second => {
                 *self = Self { has_expired: true, ..Self::new() };
@@ -161,7 +165,7 @@ impl Timer {
             }
         }
         // The second stage may be over as well.
-        self.lock & FREE_RUN == 0 && self.pass(now)
+        self.pass(now)
     }
 }
 

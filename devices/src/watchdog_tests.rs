@@ -119,6 +119,20 @@ fn free_running_and_harmless_timers_never_expire() {
 }
 
 #[test]
+fn nothing_waits_for_a_timer_that_begins_again_and_again() {
+    let mut rig = Rig::new();
+    rig.unlocked(PRELOAD_1, &[0; 4]);
+    for lock in [ENABLED | FREE_RUN, ENABLED | FREE_RUN | LOCKED] {
+        rig.timer.configure(FAST_CLOCK, lock, rig.now);
+        rig.unlocked(RELOAD, &[0, BEGIN]);
+        assert_eq!(rig.timer.running, None);
+    }
+    // It has an end as soon as it runs freely no more.
+    rig.start(1000);
+    assert!(!rig.pass(1000 * TICK) && rig.pass(1000 * TICK));
+}
+
+#[test]
 fn the_fast_clock_is_a_thousand_times_as_fast() {
     let mut rig = Rig::new();
     rig.timer.configure(FAST_CLOCK, 0, rig.now);

@@ -14,6 +14,7 @@ pub mod legacy;
 pub mod virtio_blk;
 pub mod virtio_net;
 pub mod virtio_pci;
+pub mod virtio_small;
 
 #[cfg(test)]
 mod replay;

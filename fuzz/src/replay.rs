@@ -14,6 +14,7 @@ const TARGETS: &[Target] = &[
     ("virtio_blk", crate::virtio_blk::run, 2_000),
     ("virtio_net", crate::virtio_net::run, 1_000),
     ("virtio_pci", crate::virtio_pci::run, 2_000),
+    ("virtio_small", crate::virtio_small::run, 2_000),
 ];
 
 /// Marsaglia's xorshift.

@@ -25,12 +25,15 @@ pub struct Balloon {
     /// Whether the guest tells of memory that it doesn't use, so that the host has it.
     #[serde(default)]
     pub free_page_reporting: bool,
+    /// Whether a program that embeds the library can ask the guest which memory it doesn't use.
+    #[serde(default)]
+    pub free_page_hinting: bool,
     /// How often the guest is asked for its statistics, in seconds.
     #[serde(default)]
     pub stats: Option<NonZeroU32>,
 }
 
-const KEYS: [&str; 4] = ["size", "deflate-on-oom", "free-page-reporting", "stats"];
+const KEYS: [&str; 5] = ["size", "deflate-on-oom", "free-page-reporting", "free-page-hinting", "stats"];
 const GRAMMAR: Grammar = Grammar { with_burst: &[], repeated: &[], lists: &[] };
 
 impl Balloon {
@@ -45,6 +48,7 @@ impl Balloon {
             size: size.transpose()?.unwrap_or_default(),
             deflate_on_oom: pairs.take_switch("deflate-on-oom")?.unwrap_or_default(),
             free_page_reporting: pairs.take_switch("free-page-reporting")?.unwrap_or_default(),
+            free_page_hinting: pairs.take_switch("free-page-hinting")?.unwrap_or_default(),
             stats: pairs.take_number("stats", "a number of seconds, from 1 on")?,
         };
         pairs.finish(&KEYS)?;
@@ -70,9 +74,17 @@ mod tests {
         for (text, size) in [("size=0", 0), ("size=4096", 4096), ("size=8K", 8 << 10), ("size=3G", 3 << 30)] {
             assert_eq!(text.parse::<Balloon>().unwrap(), Balloon { size, ..Balloon::default() }, "{text}");
         }
-        let full: Balloon = "stats=5,free-page-reporting=on,deflate-on-oom=on,size=256M".parse().unwrap();
+        let full: Balloon =
+            "stats=5,free-page-reporting=on,deflate-on-oom=on,size=256M,free-page-hinting=on".parse().unwrap();
         let stats = NonZeroU32::new(5);
-        assert_eq!(full, Balloon { size: 256 << 20, deflate_on_oom: true, free_page_reporting: true, stats });
+        let expected = Balloon {
+            size: 256 << 20,
+            deflate_on_oom: true,
+            free_page_reporting: true,
+            free_page_hinting: true,
+            stats,
+        };
+        assert_eq!(full, expected);
         let json = serde_json::to_string(&full).unwrap();
         assert_eq!(serde_json::from_str::<Balloon>(&json).unwrap(), full);
         assert_eq!(serde_json::from_str::<Balloon>("{}").unwrap(), Balloon::default());
@@ -89,7 +101,9 @@ mod tests {
             ("deflate-on-oom=yes", "deflate-on-oom=yes: give on or off".to_owned()),
             (
                 "target=1G",
-                "there is no key 'target': there are size, deflate-on-oom, free-page-reporting, stats".to_owned(),
+                "there is no key 'target': there are size, deflate-on-oom, free-page-reporting, \
+                 free-page-hinting, stats"
+                    .to_owned(),
             ),
         ] {
             let Err(ConfigError::Balloon { problem, .. }) = text.parse::<Balloon>() else { panic!("{text}") };

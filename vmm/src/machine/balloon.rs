@@ -22,6 +22,7 @@ pub(crate) fn add(
         target: config.size,
         deflate_on_oom: config.deflate_on_oom,
         free_page_reporting: config.free_page_reporting,
+        free_page_hinting: config.free_page_hinting,
         statistics_interval: config.stats.map(|seconds| Duration::from_secs(seconds.get().into())),
     };
     let device = balloon::Balloon::new("balloon", options);

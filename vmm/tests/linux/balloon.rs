@@ -169,6 +169,36 @@ fn what_the_guest_frees_of_a_shared_memory_is_the_hosts_again() {
     reports(&Machine { mib: 368, shared: true, transport: Transport::Mmio, balloon: "free-page-reporting=on" });
 }
 
+/// Fills memory in the guest and frees it, and asks for it twice: it stays the guest's to use.
+#[test]
+fn what_the_guest_does_not_use_is_the_hosts_when_it_is_asked_for() {
+    let machine =
+        Machine { mib: 384, shared: false, transport: Transport::Mmio, balloon: "free-page-hinting=on,stats=1" };
+    let (mib, filled) = (machine.mib, machine.mib / 2);
+    let ask = move |control: &Control| {
+        let (balloon, full) = (control.balloon().unwrap(), resident(mib));
+        assert!(full >= filled, "{full} of {mib} MiB");
+        balloon.ask_for_free_pages().unwrap();
+        wait_until("all hints", || !balloon.is_asked_for_free_pages());
+        let most = full - filled * 9 / 10;
+        assert!(resident(mib) <= most, "{} of {mib} MiB, from {full}", resident(mib));
+        println!("{mib} MiB: {full} resident, and {} after hints", resident(mib));
+    };
+    let last = move |control: &Control| {
+        ask(control);
+        // Lets the guest go on.
+        control.balloon().unwrap().set_target(64 * MIB).unwrap();
+    };
+    let fill = format!("echo | agent memory {}\n", filled * MIB);
+    // The guest has its pages back, or it couldn't fill them again.
+    let script = format!(
+        "{fill}echo first\nsleep 5\n{fill}echo second\n{}",
+        guest_waits("MemTotal", &format!("-lt {}", mib - 48))
+    );
+    let output = machine.run(&script, vec![("first\r\n", Box::new(ask)), ("second\r\n", Box::new(last))]);
+    assert!(output.contains("second\r\n"), "{output}");
+}
+
 #[test]
 fn a_guest_that_is_short_of_memory_takes_it_out_of_the_balloon() {
     let script =

@@ -27,6 +27,9 @@ pub enum BalloonError {
     /// The host has no descriptor left.
     #[error("an eventfd can't be made: {0}")]
     Eventfd(#[source] io::Error),
+    /// The driver was not told that it could be asked.
+    #[error("the balloon can't ask for free pages: it was made without free page hinting")]
+    NoHinting,
     /// The VM has ended.
     #[error("there is no balloon any more: the VM has ended")]
     Gone,
@@ -37,10 +40,18 @@ pub enum BalloonError {
 pub(super) struct Shared {
     /// Pages of RAM, as many as can be counted here.
     ram: u32,
+    /// Whether the guest can be asked for free pages.
+    hinting: bool,
     /// How many pages the guest is to give (`num_pages`).
     target: AtomicU32,
     /// How many the guest says it has given (`actual`).
     actual: AtomicU32,
+    /// What the guest is to do about free pages (`free_page_hint_cmd_id`).
+    hints: AtomicU32,
+    /// The number by which it was asked last. Linux takes a number that it had before for the same question.
+    asked: AtomicU32,
+    /// What the guest's free pages hold (`poison_val`).
+    poison: AtomicU32,
     statistics: Mutex<Option<Statistics>>,
     /// Page numbers that were no page of RAM, or more than there may be in one request.
     ignored: AtomicU64,
@@ -59,11 +70,15 @@ fn bytes(pages: u32) -> u64 {
 
 impl Shared {
     /// `ram` is how much of it there is, and `target` how much the guest is to give, in bytes.
-    pub(super) fn new(ram: u64, target: u64) -> Result<Self, BalloonError> {
+    pub(super) fn new(ram: u64, target: u64, hinting: bool) -> Result<Self, BalloonError> {
         let this = Self {
             ram: pages(ram),
+            hinting,
             target: AtomicU32::new(0),
             actual: AtomicU32::new(0),
+            hints: AtomicU32::new(spec::HINTS_STOP),
+            asked: AtomicU32::new(spec::HINTS_DONE),
+            poison: AtomicU32::new(0),
             statistics: Mutex::new(None),
             ignored: AtomicU64::new(0),
             notifier: OnceLock::new(),
@@ -85,24 +100,67 @@ impl Shared {
         }
         let target = pages(asked);
         let guard = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let notifier = self.notifier.get();
-        if self.target.load(Ordering::Acquire) != target {
-            if let Some(notifier) = notifier {
-                notifier.config_changes();
-            }
-            self.target.store(target, Ordering::Release);
-            if let Some(notifier) = notifier {
-                notifier.config_changed();
-            }
-        }
+        self.change(&self.target, target);
         drop(guard);
         Ok(bytes(target))
     }
 
+    /// Changes a field of the configuration space, and tells the driver if that is news. One at a time.
+    fn change(&self, field: &AtomicU32, value: u32) {
+        if field.load(Ordering::Acquire) == value {
+            return;
+        }
+        if let Some(notifier) = self.notifier.get() {
+            notifier.config_changes();
+        }
+        field.store(value, Ordering::Release);
+        if let Some(notifier) = self.notifier.get() {
+            notifier.config_changed();
+        }
+    }
+
+    /// Asks for the pages that are free now.
+    fn ask_for_free_pages(&self) -> Result<(), BalloonError> {
+        if !self.hinting {
+            return Err(BalloonError::NoHinting);
+        }
+        let guard = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self.asked.load(Ordering::Acquire).checked_add(1).unwrap_or(spec::HINTS_FIRST);
+        self.asked.store(next, Ordering::Release);
+        self.change(&self.hints, next);
+        drop(guard);
+        Ok(())
+    }
+
+    /// Whether `command` is the question that the guest is to answer now.
+    pub(super) fn is_asked(&self, command: u32) -> bool {
+        command >= spec::HINTS_FIRST && command == self.hints.load(Ordering::Acquire)
+    }
+
+    /// The guest has answered `command`, and may use all that it has hinted again. If another question has come meanwhile, it
+    /// may so when it has answered that.
+    pub(super) fn end_hints(&self, command: u32) {
+        let guard = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_asked(command) {
+            self.change(&self.hints, spec::HINTS_DONE);
+        }
+        drop(guard);
+    }
+
+    /// Whether free pages may become zeros as far as the driver knows, which tells what it expects in them (§5.5.6.7.2).
+    pub(super) fn free_pages_hold_zeros(&self) -> bool {
+        self.poison.load(Ordering::Acquire) == 0
+    }
+
     /// The configuration space (§5.5.4), from `offset` on.
     pub(super) fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let [target, actual] = [&self.target, &self.actual].map(|field| field.load(Ordering::Acquire).to_le_bytes());
-        let config = [(spec::NUM_PAGES, target), (spec::ACTUAL, actual)];
+        let fields = [
+            (spec::NUM_PAGES, &self.target),
+            (spec::ACTUAL, &self.actual),
+            (spec::HINT_COMMAND, &self.hints),
+            (spec::POISON, &self.poison),
+        ];
+        let config = fields.map(|(start, field)| (start, field.load(Ordering::Acquire).to_le_bytes()));
         for (place, to) in (0u64..).zip(data) {
             let at = offset.saturating_add(place);
             let found = config.iter().find_map(|(start, field)| {
@@ -113,17 +171,19 @@ impl Shared {
         }
     }
 
-    /// The driver writes `actual`, or bytes of it, and nothing else.
+    /// The driver writes `actual` or `poison_val`, or bytes of them, and nothing else.
     pub(super) fn write_config(&self, offset: u64, data: &[u8]) {
-        let mut actual = self.actual.load(Ordering::Acquire).to_le_bytes();
-        for (place, byte) in (0u64..).zip(data) {
-            let index =
-                offset.saturating_add(place).checked_sub(spec::ACTUAL).and_then(|index| usize::try_from(index).ok());
-            if let Some(place) = index.and_then(|index| actual.get_mut(index)) {
-                *place = *byte;
+        for (start, field) in [(spec::ACTUAL, &self.actual), (spec::POISON, &self.poison)] {
+            let mut bytes = field.load(Ordering::Acquire).to_le_bytes();
+            for (place, byte) in (0u64..).zip(data) {
+                let index = offset.saturating_add(place).checked_sub(start);
+                let index = index.and_then(|index| usize::try_from(index).ok());
+                if let Some(place) = index.and_then(|index| bytes.get_mut(index)) {
+                    *place = *byte;
+                }
             }
+            field.store(u32::from_le_bytes(bytes), Ordering::Release);
         }
-        self.actual.store(u32::from_le_bytes(actual), Ordering::Release);
     }
 
     pub(super) fn note_ignored(&self, pages: u64) {
@@ -136,8 +196,22 @@ impl Shared {
 
     /// The driver has gone, and what it has said with it. What the host wants stays.
     pub(super) fn reset(&self) {
-        let Self { ram: _, target: _, actual, statistics, ignored: _, notifier: _, changes: _ } = self;
-        actual.store(0, Ordering::Release);
+        let Self {
+            ram: _,
+            hinting: _,
+            target: _,
+            actual,
+            hints,
+            asked: _,
+            poison,
+            statistics,
+            ignored: _,
+            notifier: _,
+            changes: _,
+        } = self;
+        for (field, value) in [(actual, 0), (hints, spec::HINTS_STOP), (poison, 0)] {
+            field.store(value, Ordering::Release);
+        }
         *statistics.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
@@ -165,6 +239,22 @@ impl BalloonControl {
     /// How many bytes the guest says that it has in its balloon, of its RAM; 0 once the VM has ended.
     pub fn actual(&self) -> u64 {
         self.0.upgrade().map_or(0, |shared| bytes(shared.actual.load(Ordering::Acquire).min(shared.ram)))
+    }
+
+    /// Asks the guest once for all pages that it doesn't use. The host has them as soon as the guest names them, and they are
+    /// the guest's to use when it has named all: [`Self::is_asked_for_free_pages`] tells when that is. One that is asked again
+    /// before begins anew.
+    ///
+    /// # Errors
+    ///
+    /// When the balloon was made without free page hinting, or the VM has ended.
+    pub fn ask_for_free_pages(&self) -> Result<(), BalloonError> {
+        self.0.upgrade().ok_or(BalloonError::Gone)?.ask_for_free_pages()
+    }
+
+    /// Whether the guest was asked for its free pages and hasn't named all of them.
+    pub fn is_asked_for_free_pages(&self) -> bool {
+        self.0.upgrade().is_some_and(|shared| shared.is_asked(shared.hints.load(Ordering::Acquire)))
     }
 
     /// What the guest has said last of its memory, if it has.

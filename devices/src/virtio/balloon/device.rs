@@ -15,8 +15,9 @@ use crate::virtio::worker::{Wake, Worker};
 
 /// Descriptors of each queue. A Linux driver needs 32 for its reports.
 const QUEUE_SIZES: [u16; 5] = [128; 5];
-/// How many queues there are without free page reporting.
-const WITHOUT_REPORTS: usize = 3;
+/// How many queues there are without free page reporting, and without hinting too.
+const WITHOUT_REPORTS: usize = 4;
+const WITHOUT_BOTH: usize = 3;
 
 /// What a balloon is made of.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct BalloonOptions {
     pub deflate_on_oom: bool,
     /// Whether the guest tells of memory that it doesn't use, which the host takes then.
     pub free_page_reporting: bool,
+    /// Whether the guest can be asked which memory it doesn't use.
+    pub free_page_hinting: bool,
     /// How often the guest is asked what it has to say of its memory; it says so once if there is none.
     pub statistics_interval: Option<Duration>,
 }
@@ -36,7 +39,14 @@ pub struct BalloonOptions {
 impl BalloonOptions {
     /// A balloon without anything in it.
     pub fn new(ram: u64) -> Self {
-        Self { ram, target: 0, deflate_on_oom: false, free_page_reporting: false, statistics_interval: None }
+        Self {
+            ram,
+            target: 0,
+            deflate_on_oom: false,
+            free_page_reporting: false,
+            free_page_hinting: false,
+            statistics_interval: None,
+        }
     }
 }
 
@@ -45,6 +55,7 @@ impl BalloonOptions {
 pub struct Balloon {
     deflate_on_oom: bool,
     free_page_reporting: bool,
+    free_page_hinting: bool,
     shared: Arc<Shared>,
     worker: Worker<Pump>,
 }
@@ -56,13 +67,14 @@ impl Balloon {
     ///
     /// When the target is more than all RAM, or the host is short of descriptors.
     pub fn new(name: impl Into<String>, options: BalloonOptions) -> Result<Self, BalloonError> {
-        let BalloonOptions { ram, target, deflate_on_oom, free_page_reporting, statistics_interval } = options;
+        let BalloonOptions { ram, target, deflate_on_oom, free_page_reporting, free_page_hinting, statistics_interval } =
+            options;
         let name = name.into();
-        let shared = Arc::new(Shared::new(ram, target)?);
+        let shared = Arc::new(Shared::new(ram, target, free_page_hinting)?);
         let wake = Wake::new().map_err(BalloonError::Eventfd)?;
         let pump = Pump::new(name.clone(), shared.clone(), statistics_interval);
         let worker = Worker::new(name, pump, QUEUE_SIZES.len(), wake);
-        Ok(Self { deflate_on_oom, free_page_reporting, shared, worker })
+        Ok(Self { deflate_on_oom, free_page_reporting, free_page_hinting, shared, worker })
     }
 
     /// What a host can do with it while it runs.
@@ -77,16 +89,26 @@ impl VirtioDevice for Balloon {
     }
 
     /// Statistics are always there: so the next queue has the same number for drivers that know it and for those that count
-    /// the queues that there are. Poisoned pages are not offered: a driver that poisons its free pages reports none then.
+    /// the queues that there are. A driver that fills its free pages with something says with what, so that they aren't taken
+    /// where they are to hold anything but zeros.
     fn features(&self) -> u64 {
-        let optional =
-            [(self.deflate_on_oom, spec::F_DEFLATE_ON_OOM), (self.free_page_reporting, spec::F_PAGE_REPORTING)];
+        let optional = [
+            (self.deflate_on_oom, spec::F_DEFLATE_ON_OOM),
+            (self.free_page_hinting, spec::F_FREE_PAGE_HINT),
+            (self.free_page_reporting, spec::F_PAGE_REPORTING),
+            (self.free_page_hinting || self.free_page_reporting, spec::F_PAGE_POISON),
+        ];
         optional.iter().filter(|(is_on, _)| *is_on).fold(spec::F_STATS_VQ, |all, (_, feature)| all | feature)
     }
 
     fn queue_sizes(&self) -> &[u16] {
         let all = &QUEUE_SIZES[..];
-        if self.free_page_reporting { all } else { all.get(..WITHOUT_REPORTS).unwrap_or(all) }
+        let count = match (self.free_page_reporting, self.free_page_hinting) {
+            (true, _) => all.len(),
+            (false, true) => WITHOUT_REPORTS,
+            (false, false) => WITHOUT_BOTH,
+        };
+        all.get(..count).unwrap_or(all)
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -115,7 +137,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn reset(&mut self) {
-        let Self { deflate_on_oom: _, free_page_reporting: _, shared, worker } = self;
+        let Self { deflate_on_oom: _, free_page_reporting: _, free_page_hinting: _, shared, worker } = self;
         worker.reset();
         shared.reset();
     }

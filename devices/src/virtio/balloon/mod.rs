@@ -14,6 +14,8 @@ mod spec;
 mod statistics;
 
 #[cfg(test)]
+mod hint_tests;
+#[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod rig;

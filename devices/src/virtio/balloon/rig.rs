@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::spec::{F_PAGE_REPORTING, F_STATS_VQ};
+use super::spec::F_FREE_PAGE_HINT;
 use super::{Balloon, BalloonControl, BalloonOptions};
 use crate::GuestRam;
 use crate::virtio::device::{QueueResources, VirtioDevice};
@@ -18,6 +18,7 @@ use crate::virtio::queue::{Queue, QueueState};
 pub(super) const INFLATE: u16 = 0;
 pub(super) const DEFLATE: u16 = 1;
 pub(super) const STATISTICS: u16 = 2;
+pub(super) const HINTS: u16 = 3;
 pub(super) const REPORTS: u16 = 4;
 pub(super) const RAM: u64 = 8 << 20;
 /// Where page numbers and statistics are put.
@@ -51,7 +52,7 @@ impl Rig {
         Self::with(ram(RAM as usize), |_| {})
     }
 
-    /// A balloon in some memory that has [`RAM`] bytes from 0 on, with all of its queues but that of hints.
+    /// A balloon in some memory that has [`RAM`] bytes from 0 on, with all of its queues, that of hints only if there are any.
     pub(super) fn with(mem: GuestRam, change: impl FnOnce(&mut BalloonOptions)) -> Self {
         let mut options = BalloonOptions { free_page_reporting: true, ..BalloonOptions::new(RAM) };
         change(&mut options);
@@ -70,6 +71,9 @@ impl Rig {
         for index in [INFLATE, DEFLATE, STATISTICS, REPORTS] {
             rig.start(index, QueueState::default());
         }
+        if rig.balloon.features() & F_FREE_PAGE_HINT != 0 {
+            rig.start(HINTS, QueueState::default());
+        }
         rig
     }
 
@@ -78,7 +82,7 @@ impl Rig {
         let queue = Queue::new(driver.config, 128, 0, state, self.mem.clone()).unwrap();
         let doorbell = self.doorbells[usize::from(index)].try_clone().unwrap();
         let resources = QueueResources { queue, doorbell, notifier: self.notifier.clone() };
-        self.balloon.start_queue(index, resources, F_STATS_VQ | F_PAGE_REPORTING).unwrap();
+        self.balloon.start_queue(index, resources, self.balloon.features()).unwrap();
     }
 
     pub(super) fn control(&self) -> BalloonControl {

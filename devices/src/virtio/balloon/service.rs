@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::control::Shared;
-use super::spec::{PAGE_SHIFT, Role};
+use super::spec::{self, PAGE_SHIFT, Role};
 use super::statistics::{self, Statistics};
 use crate::ram::{self, GuestRam};
 use crate::sys::discard::{PAGE, discard};
@@ -36,6 +36,10 @@ pub(super) struct Pump {
     queues: Vec<(Role, ActiveQueue)>,
     /// The chain by which the guest says the next time what it has to say of its memory, once it has it back (§5.5.6.3).
     held: Option<u16>,
+    /// What question the guest's hints are answers to, as it has said last.
+    answers: u32,
+    /// Whether the driver says what its free pages hold.
+    tells_poison: bool,
     /// What was copied out of a chain; kept for the next one.
     bytes: Vec<u8>,
     pfns: Vec<u32>,
@@ -51,6 +55,8 @@ impl Pump {
             interval,
             queues: Vec::new(),
             held: None,
+            answers: spec::HINTS_STOP,
+            tells_poison: false,
             bytes: Vec::new(),
             pfns: Vec::new(),
             strays: Throttle::new(),
@@ -75,7 +81,11 @@ impl Pump {
                     queue.give_back(head, 0, 0)?;
                 }
                 (Role::Reports, Ok(())) => {
-                    self.take_report(queue);
+                    self.take_free_pages(queue);
+                    queue.give_back(head, 0, 0)?;
+                }
+                (Role::Hints, Ok(())) => {
+                    self.take_hint(queue);
                     queue.give_back(head, 0, 0)?;
                 }
                 // A page that the guest takes back comes when it touches it.
@@ -120,9 +130,28 @@ impl Pump {
         }
     }
 
+    /// Takes a hint (§5.5.6.6): which question is answered from now on, or free pages. Those that answer no question of the
+    /// present stay the guest's: it may use them already.
+    fn take_hint(&mut self, queue: &ActiveQueue) {
+        copy(queue.mem(), queue.chain.readable(), size_of::<u32>(), &mut self.bytes);
+        if let Some(command) = self.bytes.first_chunk() {
+            let command = u32::from_le_bytes(*command);
+            let before = std::mem::replace(&mut self.answers, command);
+            if command == spec::HINTS_STOP {
+                self.shared.end_hints(before);
+            }
+        }
+        if self.shared.is_asked(self.answers) {
+            self.take_free_pages(queue);
+        }
+    }
+
     /// Gives back to the host what a chain's buffers lie in: the guest uses it for nothing until it has the chain back
-    /// (§5.5.6.7).
-    fn take_report(&self, queue: &ActiveQueue) {
+    /// (§5.5.6.7). It reads as zeros then, which isn't what each guest expects.
+    fn take_free_pages(&self, queue: &ActiveQueue) {
+        if self.tells_poison && !self.shared.free_pages_hold_zeros() {
+            return;
+        }
         for segment in queue.chain.writable() {
             self.note(discard(queue.mem(), segment.address.0, segment.len.into()));
         }
@@ -177,6 +206,7 @@ fn copy(mem: &GuestRam, segments: &[Segment], limit: usize, bytes: &mut Vec<u8>)
 
 impl Service for Pump {
     fn start(&mut self, queue: ActiveQueue, features: u64, _: &mut Waits) {
+        self.tells_poison = features & spec::F_PAGE_POISON != 0;
         if let Some(role) = Role::of(queue.index(), features) {
             self.queues.push((role, queue));
         }
@@ -206,8 +236,20 @@ impl Service for Pump {
     }
 
     fn reset(&mut self, _: &mut Waits) {
-        let Self { name: _, shared: _, interval: _, queues, held, bytes: _, pfns: _, strays: _, failures: _ } = self;
+        let Self {
+            name: _,
+            shared: _,
+            interval: _,
+            queues,
+            held,
+            answers,
+            tells_poison,
+            bytes: _,
+            pfns: _,
+            strays: _,
+            failures: _,
+        } = self;
         queues.clear();
-        *held = None;
+        (*held, *answers, *tells_poison) = (None, spec::HINTS_STOP, false);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::{DEFLATE, FREE, INFLATE, OUT, RAM, REPORTS, Rig, STATISTICS};
-use super::spec::{F_DEFLATE_ON_OOM, F_PAGE_REPORTING, F_STATS_VQ};
+use super::spec::{F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_PAGE_POISON, F_PAGE_REPORTING, F_STATS_VQ};
 use super::{Balloon, BalloonError, BalloonOptions};
 use crate::sys::discard::tests::{resident_in, shared_ram};
 use crate::virtio::device::VirtioDevice;
@@ -26,8 +26,11 @@ fn the_device_offers_what_its_options_say() {
     };
     assert_eq!((balloon(false, false).features(), balloon(false, false).queue_sizes().len()), (F_STATS_VQ, 3));
     let full = balloon(true, true);
-    assert_eq!(full.features(), F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING);
+    assert_eq!(full.features(), F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING | F_PAGE_POISON);
     assert_eq!((full.queue_sizes().len(), full.device_type()), (5, 5));
+    let hinting = Balloon::new("b", BalloonOptions { free_page_hinting: true, ..BalloonOptions::new(RAM) }).unwrap();
+    assert_eq!(hinting.features(), F_STATS_VQ | F_FREE_PAGE_HINT | F_PAGE_POISON);
+    assert_eq!(hinting.queue_sizes().len(), 4);
 }
 
 #[test]

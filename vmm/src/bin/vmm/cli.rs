@@ -148,6 +148,8 @@ Balloon keys:
                                 of the balloon by itself (off)
   free-page-reporting=on|off    the guest gives back what it doesn't use, as long
                                 as it doesn't (off)
+  free-page-hinting=on|off      a program that embeds the library can ask the guest
+                                what it doesn't use (off)
   stats=SECONDS                 how often the guest is asked for its statistics
                                 (never)
 
