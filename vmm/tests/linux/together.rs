@@ -13,7 +13,8 @@ use crate::rig::{Boot, Image, path};
 /// How long the guest is looked at while it does nothing.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// How often each thread of a process was woken so far; those of vCPUs are woken by what their guest does.
+/// How often each thread of a process was woken so far. Those of vCPUs are woken by what their guest does, and so is that of the
+/// entropy device: a thread of Linux's own asks it for more from time to time.
 fn wakeups(process: u32) -> BTreeMap<String, u64> {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
     let named = tasks.map(|task| {
@@ -22,7 +23,7 @@ fn wakeups(process: u32) -> BTreeMap<String, u64> {
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
         (format!("{} {}", read("comm").trim(), task.file_name().display()), line.trim().parse().unwrap())
     });
-    named.filter(|(name, _)| !name.starts_with("vcpu")).collect()
+    named.filter(|(name, _)| !name.starts_with("vcpu") && !name.starts_with("rng")).collect()
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn all_devices_are_in_one_vm_and_none_of_its_threads_wakes_while_the_guest_does_
         thread::sleep(IDLE);
         let after = wakeups(vm.child.id());
         assert_eq!(before, after, "{transport}");
-        assert!(after.len() > 5, "{after:?}");
+        assert!(after.len() >= 5, "{after:?}");
         vm.type_in("end\n");
         let ended = vm.wait();
         assert_eq!((ended.status, ended.errors.as_str()), (Some(0), ""), "{}", ended.output);
