@@ -204,7 +204,8 @@ impl Ending {
     /// Ends the VM, unless something else has ended it already.
     pub(crate) fn end(&self, how: Result<Exit, RunError>) {
         let mut pending = self.lock();
-        if pending.stop.is_none() {
+        // A machine that stands still is ended by its host alone, whatever of it still runs.
+        if pending.stop.is_none() && !pending.paused {
             pending.end.get_or_insert(how);
         }
         drop(pending);
@@ -238,10 +239,15 @@ impl Ending {
     /// The guest stands still: from now on there is no grace, as nobody would make use of it.
     pub(crate) fn pause(&self) {
         let mut pending = self.lock();
-        pending.paused = true;
+        (pending.paused, pending.end) = (true, None);
         if pending.deadline.is_some() {
             pending.stop.get_or_insert(StopReason::Asked);
         }
+    }
+
+    /// The machine is as new: what one of its devices has said of the guest of before is of no account.
+    pub(crate) fn forget(&self) {
+        self.lock().end = None;
     }
 
     /// How long until the VM has to be stopped, if that is so.

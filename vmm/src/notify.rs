@@ -15,6 +15,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
+use devices::throttle::Throttle;
 use devices::virtio::vsock::PortHandler;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
@@ -68,6 +69,8 @@ struct News {
 #[derive(Debug)]
 pub(crate) struct Notifier {
     manager: UnixDatagram,
+    address: SocketAddr,
+    failures: Throttle,
     streams: Receiver<UnixStream>,
     come: EventFd,
     messages: [Option<Message>; MAX_MESSAGES],
@@ -95,7 +98,11 @@ pub(crate) fn open(socket: &Path) -> io::Result<(NotifyPort, Notifier)> {
     let (sender, streams) = mpsc::sync_channel(MAX_MESSAGES);
     let port = NotifyPort { streams: sender, come: come.try_clone()? };
     let messages = std::array::from_fn(|_| None);
-    Ok((port, Notifier { manager, streams, come, messages, news: News::default(), waits_for_room: false }))
+    let failures = Throttle::new();
+    Ok((
+        port,
+        Notifier { manager, address, failures, streams, come, messages, news: News::default(), waits_for_room: false },
+    ))
 }
 
 impl Notifier {
@@ -151,8 +158,18 @@ impl Notifier {
         let waits = match send() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => true,
             sent => {
-                if let Err(error) = sent {
-                    tracing::warn!("the service manager can't be told what the guest says: {error}");
+                match sent {
+                    // It may have started anew.
+                    Err(_) if self.manager.connect_addr(&self.address).is_ok() && send().is_ok() => {}
+                    Err(error) => {
+                        if let Some(times) = self.failures.hit() {
+                            tracing::warn!(times, "the service manager can't be told what the guest says: {error}");
+                        }
+                        // That it is ready counts whenever somebody can be told.
+                        self.news.status = None;
+                        return;
+                    }
+                    Ok(_) => {}
                 }
                 self.news = News::default();
                 false

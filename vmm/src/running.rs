@@ -143,6 +143,7 @@ impl Running {
         self.machinery.ports.reset();
         self.machinery.mmio.reset();
         power_on.restore(&mut self.vcpus).map_err(|error| RunError::Reset(Box::new(error)))?;
+        self.machinery.ending.forget();
         // Only a counter that is zero fails, and then there is nothing to forget.
         let _ = self.stop_output.read();
         Ok(())

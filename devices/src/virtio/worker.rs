@@ -7,6 +7,7 @@
 //! descriptors that the service named, and for a time. Nothing runs, and nothing is waited for but a command, while no queue
 //! does. There is no thread before the first queue starts.
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -42,7 +43,7 @@ pub(crate) enum Event {
     /// Queue `.0` has something to do, or may have: it has just started, its doorbell was rung, or the service wanted to go on
     /// with it.
     Queue(u16),
-    /// A descriptor that the service watches is ready, or was: it may have been unwatched since.
+    /// A descriptor that the service watches is ready.
     Ready {
         /// As it was given to [`Waits::watch`].
         token: u64,
@@ -100,12 +101,15 @@ pub(crate) struct Waits {
     received: Moved,
     /// What has come from it.
     sent: Moved,
+    /// Something is watched no more since the events were asked for.
+    has_unwatched: Cell<bool>,
 }
 
 impl Waits {
     fn new() -> io::Result<Self> {
         let (received, sent) = (Moved::default(), Moved::default());
-        Ok(Self { epoll: Epoll::new()?, again: Vec::new(), time: None, received, sent })
+        let has_unwatched = Cell::new(false);
+        Ok(Self { epoll: Epoll::new()?, again: Vec::new(), time: None, received, sent, has_unwatched })
     }
 
     fn control(&self, what: ControlOperation, fd: RawFd, token: u64, interest: EventSet) -> io::Result<()> {
@@ -125,6 +129,7 @@ impl Waits {
 
     /// Watches a descriptor no more. A service does so before it closes it: its file may be open elsewhere.
     pub(crate) fn unwatch(&self, fd: &impl AsRawFd) {
+        self.has_unwatched.set(true);
         // Fails for one that isn't watched.
         let _ = self.control(ControlOperation::Delete, fd.as_raw_fd(), 0, EventSet::empty());
     }
@@ -168,6 +173,7 @@ pub(crate) struct Worker<S> {
     service: Arc<Mutex<S>>,
     wake: Wake,
     thread: Option<Thread>,
+    has_had_thread: bool,
     /// Those that run; with where one that is stopping puts its state.
     queues: Vec<Option<Option<Receiver<QueueState>>>>,
 }
@@ -218,11 +224,13 @@ struct Thread {
 }
 
 impl Thread {
+    /// `is_first`: no thread has had the service before.
     fn start<S: Service>(
         name: String,
         service: Arc<Mutex<S>>,
         wake: Wake,
         notifier: Arc<Notifier>,
+        is_first: bool,
     ) -> io::Result<Self> {
         let (commands, receiver) = mpsc::channel();
         let mut waits = Waits::new()?;
@@ -231,13 +239,15 @@ impl Thread {
         let told = name.clone();
         let run = move || {
             let guard = FailGuard(&notifier);
-            // Nobody else has it while this thread runs. What a thread left that has panicked is not to be trusted.
+            // Nobody else has it while this thread runs.
             let mut service = service.lock().unwrap_or_else(|poisoned| {
-                let mut guard = poisoned.into_inner();
-                guard.reset(&mut waits);
                 service.clear_poison();
-                guard
+                poisoned.into_inner()
             });
+            // What a thread left that has ended by itself is not to be trusted, nor are its queues.
+            if !is_first {
+                service.reset(&mut waits);
+            }
             service.begin(&mut waits);
             let (queues, has_failed) = (Vec::new(), false);
             let desk = Desk {
@@ -298,7 +308,7 @@ impl<S: Service> Worker<S> {
     /// A worker of `queues` queues, without a thread. `name` stands in log lines and names the thread.
     pub(crate) fn new(name: String, service: S, queues: usize, wake: Wake) -> Self {
         let queues = std::iter::repeat_with(|| None).take(queues).collect();
-        Self { name, service: Arc::new(Mutex::new(service)), wake, thread: None, queues }
+        Self { name, service: Arc::new(Mutex::new(service)), wake, thread: None, has_had_thread: false, queues }
     }
 
     /// See [`VirtioDevice::start_queue`](super::VirtioDevice::start_queue).
@@ -316,7 +326,8 @@ impl<S: Service> Worker<S> {
             Some(thread) => thread,
             None => {
                 let notifier = resources.notifier.clone();
-                Thread::start(self.name.clone(), self.service.clone(), self.wake.clone(), notifier)
+                let is_first = !std::mem::replace(&mut self.has_had_thread, true);
+                Thread::start(self.name.clone(), self.service.clone(), self.wake.clone(), notifier, is_first)
                     .map_err(|source| StartError::Host { index, source })?
             }
         };
@@ -363,8 +374,8 @@ struct Desk<'a, S> {
     service: &'a mut S,
     attention: &'a Attention,
     waits: Waits,
-    /// The queues that run: their doorbells, and the way to the driver.
-    queues: Vec<(u16, EventFd, Arc<Notifier>)>,
+    /// The queues that run: the descriptors of their doorbells, and the way to the driver.
+    queues: Vec<(u16, RawFd, Arc<Notifier>)>,
     /// A ring can't be trusted, and nothing is served before the reset.
     has_failed: bool,
     pacer: Pacer,
@@ -415,19 +426,21 @@ impl<S: Service> Desk<'_, S> {
         match command {
             Command::Start { index, resources, features } => {
                 let QueueResources { queue, doorbell, notifier } = resources;
-                let fd = doorbell.as_raw_fd();
+                // The service has one of its own, which is the one that is watched: so it can end that.
+                let kept = doorbell.try_clone()?;
+                let fd = kept.as_raw_fd();
                 // Each ring is an edge, so that nobody has to take it: a call less for each.
                 self.waits.control(ControlOperation::Add, fd, index.into(), EventSet::IN | EventSet::EDGE_TRIGGERED)?;
-                let kept = doorbell.try_clone()?;
-                self.queues.push((index, doorbell, notifier.clone()));
+                self.queues.push((index, fd, notifier.clone()));
                 self.service.start(ActiveQueue::new(index, queue, kept, notifier), features, &mut self.waits);
                 // It may hold chains already: a driver needn't ring before the device sleeps.
                 self.waits.again(index);
             }
             Command::Stop { index, answer } => {
                 if let Some(at) = self.queues.iter().position(|(running, ..)| *running == index) {
-                    let (_, doorbell, _) = self.queues.swap_remove(at);
-                    self.waits.unwatch(&doorbell);
+                    let (_, fd, _) = self.queues.swap_remove(at);
+                    // Before the service closes it: its file is open elsewhere.
+                    self.waits.unwatch(&fd);
                     self.waits.again.retain(|again| *again != index);
                 }
                 // Who has asked may have gone.
@@ -475,17 +488,24 @@ impl<S: Service> Desk<'_, S> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => return Err(error),
         };
-        for event in events.iter().take(count) {
+        self.waits.has_unwatched.set(false);
+        for event in events.iter().take(count).filter(|event| !is_services(event)) {
             let token = event.data();
             if token == ATTENTION {
                 // It wakes, and says nothing by its count.
                 let _ = self.attention.event.read();
-            } else if token >= FIRST_TOKEN {
-                self.serve(Event::Ready { token, ready: event.event_set() });
             } else if let Ok(index) = u16::try_from(token) {
                 self.waits.again.retain(|again| *again != index);
                 self.serve(Event::Queue(index));
             }
+        }
+        for event in events.iter().take(count).filter(|event| is_services(event)) {
+            // What is left may be about something that is watched no more, and whose token another has by now. What is still so
+            // is said again.
+            if self.waits.has_unwatched.get() {
+                break;
+            }
+            self.serve(Event::Ready { token: event.data(), ready: event.event_set() });
         }
         if self.waits.time.is_some_and(|time| time <= Instant::now()) {
             self.waits.time = None;
@@ -493,6 +513,11 @@ impl<S: Service> Desk<'_, S> {
         }
         Ok(())
     }
+}
+
+/// Whether an event is about a descriptor that a service watches.
+fn is_services(event: &EpollEvent) -> bool {
+    (FIRST_TOKEN..ATTENTION).contains(&event.data())
 }
 
 /// Rounded up, so that what is waited for has come.

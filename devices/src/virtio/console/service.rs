@@ -14,6 +14,9 @@ use crate::virtio::active_queue::ActiveQueue;
 use crate::virtio::queue::{QueueError, QueueState};
 use crate::virtio::worker::{Event, Service, Waits};
 
+/// How many control messages are tried in a turn: each port has five things to be told at most.
+const MAX_MESSAGES: u32 = 256;
+
 /// The device's work.
 #[derive(Debug)]
 pub(super) struct Ports {
@@ -108,9 +111,14 @@ impl Ports {
     /// Sends control messages to the driver, as far as it has given buffers.
     fn deliver(&mut self, waits: &mut Waits) -> Result<(), QueueError> {
         let Some(receive) = &mut self.control_receive else { return Ok(()) };
+        let mut turns = 0..MAX_MESSAGES;
         for (index, port) in (0..).zip(&mut self.ports) {
-            // A port has five things to be told at most, and each buffer is looked at once.
+            // A buffer may be too small, and there may be another one at once: others have their turn before that.
             while let Some((bytes, rest)) = next_message(index, port, &self.sizes) {
+                if turns.next().is_none() {
+                    waits.again(spec::CONTROL_RECEIVE);
+                    return receive.announce();
+                }
                 if !receive.has_room()? {
                     if receive.wait()? {
                         waits.again(spec::CONTROL_RECEIVE);

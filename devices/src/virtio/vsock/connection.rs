@@ -240,7 +240,11 @@ impl Backlog {
 
     /// Appends `len` bytes from byte `at` of the frames on.
     fn append(&mut self, frames: &FrameBuffers, at: usize, len: usize) {
+        // No more is kept than was promised room for.
+        self.bytes.drain(..self.gone.min(self.bytes.len()));
+        self.gone = 0;
         let before = self.bytes.len();
+        self.bytes.reserve_exact(len);
         self.bytes.resize(before.saturating_add(len), 0);
         frames.read(at, self.bytes.get_mut(before..).unwrap_or_default());
     }

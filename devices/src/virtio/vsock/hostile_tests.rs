@@ -302,3 +302,38 @@ fn a_host_that_is_gone_is_told_once_and_its_connection_takes_no_data() {
     rig.send_data(GUEST, HOST, b"x");
     assert_eq!(rig.hear().0, spec::OP_RST);
 }
+
+#[test]
+fn a_host_that_half_closes_is_heard_of_once_and_keeps_nobody_busy() {
+    let (mut rig, stream) = open();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(rig.hear(), (spec::OP_SHUTDOWN, SHUTDOWN_SEND, vec![]));
+    // Nanoseconds that the worker has had of a processor, of which it takes no more once it sleeps.
+    let taken = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let of = |task: std::fs::DirEntry| {
+            let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+            let status = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            (name.trim() == "vsock").then(|| status.split(' ').next().unwrap().parse::<u64>().unwrap())
+        };
+        tasks.filter_map(of).sum::<u64>()
+    };
+    assert!(rig.settle().is_empty());
+    let before = taken();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(taken() - before < 10_000_000, "it runs on");
+}
+
+#[test]
+fn a_guest_that_takes_no_answers_can_not_fill_the_host_by_connecting_again_and_again() {
+    let mut rig = Rig::new();
+    let _listener = rig.listen(HOST);
+    for guest in 0..20_000 {
+        rig.write_header(Rig::header(guest, HOST, spec::OP_RST));
+        rig.submit(&[readable(OUT, spec::HEADER_SIZE)]);
+    }
+    // It is none the worse for it.
+    rig.give(8);
+    rig.send(GUEST, 99, spec::OP_REQUEST);
+    assert_eq!(rig.hear().0, spec::OP_RST);
+}

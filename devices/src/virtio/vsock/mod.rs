@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `device.rs` | what the transport sees, and what an embedder says |
 //! | `service.rs` | what is done for each packet, descriptor and time |
+//! | `deadlines.rs` | for how long is waited |
 //! | `table.rs` | the connections, and what is to be sent to the guest |
 //! | `connection.rs`, `credit.rs` | one connection |
 //! | `receive.rs` | the guest's buffers |
@@ -23,6 +24,7 @@
 
 mod connection;
 mod credit;
+mod deadlines;
 mod device;
 mod host;
 mod receive;

@@ -22,10 +22,6 @@ use crate::virtio::active_queue::ActiveQueue;
 use crate::virtio::queue::{QueueError, QueueState};
 use crate::virtio::worker::{Event, FIRST_TOKEN, Service, Waits};
 
-/// How long the guest has for its answer to a connection, and a listener that takes nobody just now to take one.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How often a listener that takes nobody just now is asked again.
-const RETRY: Duration = Duration::from_millis(5);
 /// How long nobody is accepted when the host has no descriptor for that.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How many programs of the host are accepted before it is somebody else's turn.
@@ -46,24 +42,26 @@ pub(super) struct Muxer {
     pub(super) host: Option<(UnixListener, PathBuf)>,
     /// Ports of the host that the embedder serves itself.
     pub(super) ports: BTreeMap<u32, Box<dyn PortHandler>>,
-    receive: Option<Receive>,
-    transmit: Option<(ActiveQueue, FrameBuffers)>,
-    event: Option<ActiveQueue>,
-    table: Table,
+    pub(super) receive: Option<Receive>,
+    pub(super) transmit: Option<(ActiveQueue, FrameBuffers)>,
+    pub(super) event: Option<ActiveQueue>,
+    pub(super) table: Table,
     /// Packets are left with the guest until those to it find room.
-    is_crowded: bool,
+    pub(super) is_crowded: bool,
     /// The listener is watched.
-    accepts: bool,
+    pub(super) accepts: bool,
     /// When somebody is accepted again.
-    accept_at: Option<Instant>,
+    pub(super) accept_at: Option<Instant>,
     /// Those that wait for an answer or a listener, the first one first; some may have got it.
-    deadlines: VecDeque<(Instant, usize, u64)>,
+    pub(super) deadlines: VecDeque<(Instant, usize, u64)>,
+    /// Those that are no use to the guest, the first one first; some may be by now.
+    pub(super) long_deadlines: VecDeque<(Instant, usize, u64)>,
     /// Those that wait for a listener; some may be gone.
-    waiting: Vec<(usize, u64)>,
+    pub(super) waiting: Vec<(usize, u64)>,
     /// When listeners are asked again.
-    retry_at: Option<Instant>,
-    strays: Throttle,
-    refusals: Throttle,
+    pub(super) retry_at: Option<Instant>,
+    pub(super) strays: Throttle,
+    pub(super) refusals: Throttle,
 }
 
 impl Muxer {
@@ -81,6 +79,7 @@ impl Muxer {
             accepts: false,
             accept_at: None,
             deadlines: VecDeque::new(),
+            long_deadlines: VecDeque::new(),
             waiting: Vec::new(),
             retry_at: None,
             strays: Throttle::new(),
@@ -89,7 +88,7 @@ impl Muxer {
     }
 
     /// Has the listener watched, or not.
-    fn accept(&mut self, accepts: bool, waits: &Waits) {
+    pub(super) fn accept(&mut self, accepts: bool, waits: &Waits) {
         let Some((listener, _)) = &self.host else { return };
         if accepts == self.accepts {
             return;
@@ -115,6 +114,7 @@ impl Muxer {
             match taken {
                 Ok(socket) => {
                     let slot = self.table.insert(None, State::Greeting(Greeting::default()), Some(socket));
+                    self.expect_in_time(slot);
                     self.watch(slot, waits);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -161,16 +161,18 @@ impl Muxer {
     }
 
     /// Ends a connection at once; the guest is told, if it knows it.
-    fn abort(&mut self, slot: usize, waits: &Waits) {
+    pub(super) fn abort(&mut self, slot: usize, waits: &Waits) {
         if let Some(connection) = self.remove(slot, waits)
             && !matches!(connection.state, State::Greeting(_) | State::Lingering)
+            // Of what it was not asked yet, the guest knows nothing.
+            && connection.due.begin != Some(spec::OP_REQUEST)
         {
             self.table.reset(connection.ports);
         }
     }
 
     /// Takes a connection out, and closes its socket with what is returned.
-    fn remove(&mut self, slot: usize, waits: &Waits) -> Option<Connection> {
+    pub(super) fn remove(&mut self, slot: usize, waits: &Waits) -> Option<Connection> {
         let connection = self.table.remove(slot)?;
         if let (Some(socket), Some(_)) = (&connection.socket, connection.watched) {
             waits.unwatch(socket);
@@ -182,7 +184,7 @@ impl Muxer {
     }
 
     /// Something has changed for a connection: what waits is sent, and what is watched for is set.
-    fn settle(&mut self, slot: usize, waits: &Waits) {
+    pub(super) fn settle(&mut self, slot: usize, waits: &Waits) {
         let Some(connection) = self.table.get(slot) else { return };
         if connection.is_flushed() && matches!(connection.state, State::Lingering) {
             self.remove(slot, waits);
@@ -227,11 +229,13 @@ impl Muxer {
                 // It stands in line already, and nothing can be done for it just now.
                 let waits_in_line = connection.is_readable;
                 connection.is_readable |= ready.contains(EventSet::IN) && connection.wants_data();
+                // One that is wanted no more is not to be heard of again.
+                let is_idle = !connection.is_readable;
                 if has_ended {
                     connection.hang_up();
                     self.end_if_over(slot, waits);
                 }
-                if waits_in_line || has_ended || ready.contains(EventSet::OUT) {
+                if waits_in_line || is_idle || has_ended || ready.contains(EventSet::OUT) {
                     self.settle(slot, waits);
                 } else {
                     self.table.enqueue(slot);
@@ -251,6 +255,10 @@ impl Muxer {
                 waits.unwatch(&socket);
             }
             self.table.note_over(slot);
+            // It makes room, should there be none.
+            if self.accept_at.is_none() {
+                self.accept(true, waits);
+            }
         }
     }
 
@@ -263,12 +271,6 @@ impl Muxer {
             let serial = connection.serial;
             self.expect_by_deadline(slot, serial);
             self.settle(slot, waits);
-        }
-    }
-
-    fn expect_by_deadline(&mut self, slot: usize, serial: u64) {
-        if let Some(deadline) = Instant::now().checked_add(PATIENCE) {
-            self.deadlines.push_back((deadline, slot, serial));
         }
     }
 
@@ -306,7 +308,7 @@ impl Muxer {
     }
 
     /// Whoever serves a port of the host's.
-    fn reach(&mut self, port: u32) -> io::Result<UnixStream> {
+    pub(super) fn reach(&mut self, port: u32) -> io::Result<UnixStream> {
         if let Some(handler) = self.ports.get_mut(&port) {
             let (ours, theirs) = UnixStream::pair()?;
             ours.set_nonblocking(true)?;
@@ -348,6 +350,7 @@ impl Muxer {
         if let Some(connection) = self.table.get(slot) {
             (connection.state, connection.due) = (State::Lingering, super::connection::Due::default());
         }
+        self.expect_in_time(slot);
         self.settle(slot, waits);
     }
 
@@ -439,7 +442,9 @@ impl Muxer {
                 return len;
             }
             (spec::OP_SHUTDOWN, State::Open | State::Over) => self.shut_down(slot, flags, waits),
-            (spec::OP_CREDIT_UPDATE, State::Open | State::Over) => {}
+            // With less room for itself, it waits for less of ours.
+            (spec::OP_CREDIT_UPDATE, State::Open) => self.settle(slot, waits),
+            (spec::OP_CREDIT_UPDATE, State::Over) => {}
             (spec::OP_CREDIT_REQUEST, State::Open) => {
                 connection.due.credit_update = true;
                 self.table.enqueue(slot);
@@ -492,7 +497,7 @@ impl Muxer {
             let flags = if op == spec::OP_SHUTDOWN { connection.host_shutdown } else { 0 };
             let header = Header { flags, ..told(connection, op) };
             receive.put(header)?;
-            self.table.enqueue(slot);
+            self.settle_after_send(slot, waits);
             return Ok(());
         }
         if !connection.has_something() {
@@ -539,70 +544,6 @@ impl Muxer {
         if !stays_in_line || self.table.get(slot).is_some_and(|connection| connection.lacks_credit) {
             self.watch(slot, waits);
         }
-    }
-
-    /// Gives up on those whose time is over, and asks again for those that wait for a listener.
-    fn expire(&mut self, waits: &mut Waits) {
-        let now = Instant::now();
-        while let Some((deadline, slot, serial)) = self.deadlines.front().copied() {
-            if self.is_waiting(slot, serial) {
-                if deadline > now {
-                    break;
-                }
-                self.abort(slot, waits);
-            }
-            self.deadlines.pop_front();
-        }
-        if self.retry_at.is_some_and(|time| time <= now) {
-            self.retry_at = None;
-            for (slot, serial) in std::mem::take(&mut self.waiting) {
-                self.retry(slot, serial, waits);
-            }
-        }
-        if self.accept_at.is_some_and(|time| time <= now) {
-            self.accept_at = None;
-            self.accept(true, waits);
-        }
-    }
-
-    /// Asks a listener again that took nobody.
-    fn retry(&mut self, slot: usize, serial: u64, waits: &Waits) {
-        let Some(Connection { state: State::Waiting, ports, .. }) = self.table.get_same(slot, serial) else { return };
-        let port = ports.host;
-        match self.reach(port) {
-            Ok(socket) => {
-                if let Some(connection) = self.table.get(slot) {
-                    (connection.state, connection.socket) = (State::Open, Some(socket));
-                    connection.due.begin = Some(spec::OP_RESPONSE);
-                }
-                self.settle(slot, waits);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.waiting.push((slot, serial)),
-            Err(_) => self.abort(slot, waits),
-        }
-    }
-
-    fn is_waiting(&mut self, slot: usize, serial: u64) -> bool {
-        self.table
-            .get_same(slot, serial)
-            .is_some_and(|connection| matches!(connection.state, State::Asked | State::Waiting))
-    }
-
-    /// Sets when the thread wakes by itself, if at all.
-    fn set_alarm(&mut self, waits: &mut Waits) {
-        while let Some((_, slot, serial)) = self.deadlines.front().copied() {
-            if self.is_waiting(slot, serial) {
-                break;
-            }
-            self.deadlines.pop_front();
-        }
-        if self.waiting.is_empty() {
-            self.retry_at = None;
-        } else if self.retry_at.is_none() {
-            self.retry_at = Instant::now().checked_add(RETRY);
-        }
-        let deadline = self.deadlines.front().map(|(deadline, ..)| *deadline);
-        waits.wake_at([deadline, self.retry_at, self.accept_at].into_iter().flatten().min());
     }
 }
 
@@ -672,6 +613,7 @@ impl Service for Muxer {
             accepts: _,
             accept_at: _,
             deadlines,
+            long_deadlines,
             waiting,
             retry_at,
             strays: _,
@@ -679,6 +621,7 @@ impl Service for Muxer {
         } = self;
         (*receive, *transmit, *event, *is_crowded) = (None, None, None, false);
         deadlines.clear();
+        long_deadlines.clear();
         waiting.clear();
         *retry_at = None;
         for slot in table.slots() {

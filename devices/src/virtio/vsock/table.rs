@@ -13,6 +13,8 @@ use super::spec::{HOST_CID, Header, OP_RST};
 pub const MAX_CONNECTIONS: usize = 2048;
 /// How many packets for connections that don't exist may wait for buffers before none is taken from the guest.
 const MAX_RESETS: usize = 256;
+/// How many places there are in the line before those of connections that have gone are taken out.
+const MAX_LINE: usize = 2 * MAX_CONNECTIONS;
 /// How much all connections together have room for, beyond the least that each has, in bytes.
 const POOL: u32 = 32 << 20;
 /// The first port of the host's for connections from there, as Firecracker counts them.
@@ -161,6 +163,11 @@ impl Table {
             connection.is_queued = true;
             self.line.push_back((slot, connection.serial));
         }
+        // While the guest gives no buffers, those that have gone stay in it.
+        if self.line.len() > MAX_LINE {
+            let line = std::mem::take(&mut self.line);
+            self.line = line.into_iter().filter(|(slot, serial)| self.get_same(*slot, *serial).is_some()).collect();
+        }
     }
 
     /// Takes the first one out of the line.
@@ -271,6 +278,18 @@ mod tests {
         assert_eq!((reset.op, reset.dst_port, reset.dst_cid), (OP_RST, 5, 3));
         assert_eq!(table.insert(Some(ports(9999)), State::Open, None), 5);
         assert!(!table.has_room());
+    }
+
+    #[test]
+    fn the_line_has_a_bound_however_many_come_and_go() {
+        let mut table = Table::new();
+        for guest in 0..100_000 {
+            let slot = table.insert(Some(Ports { guest, host: 1 }), State::Open, None);
+            table.get(slot).unwrap().due.shutdown = true;
+            table.enqueue(slot);
+            table.remove(slot);
+            assert!(table.line.len() <= MAX_LINE);
+        }
     }
 
     #[test]

@@ -150,7 +150,9 @@ impl Relay {
             lines.push(line);
         }
         let lines: Result<[Line; 2], _> = lines.try_into();
-        let Ok(mut lines) = lines else { return Ok(()) };
+        let Ok(lines) = lines else { return Ok(()) };
+        // Whatever fails from here on, it is taken back.
+        let lines = self.lent.insert(lines);
         vhost::vsock_set_running(self.kernel.file(), true)?;
         for (at, (line, queue)) in (0u64..).zip(lines.iter_mut().zip(self.queues.iter().flatten())) {
             let (queue, _) = queue;
@@ -163,7 +165,6 @@ impl Relay {
             // A ring of the doorbell before it began is nobody's.
             doorbell::ring(queue.doorbell())?;
         }
-        self.lent = Some(lines);
         Ok(())
     }
 
@@ -246,7 +247,7 @@ impl Service for Relay {
             && let Err(error) = self.lend(waits)
         {
             tracing::warn!(device = self.name, "the kernel doesn't take its rings: {error}");
-            let _ = vhost::vsock_set_running(self.kernel.file(), false);
+            self.take_back(waits);
             notifier.set_needs_reset();
         }
     }
