@@ -158,20 +158,17 @@ impl Notifier {
         let waits = match send() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => true,
             sent => {
-                match sent {
-                    // It may have started anew.
-                    Err(_) if self.manager.connect_addr(&self.address).is_ok() && send().is_ok() => {}
-                    Err(error) => {
-                        if let Some(times) = self.failures.hit() {
-                            tracing::warn!(times, "the service manager can't be told what the guest says: {error}");
-                        }
-                        // That it is ready counts whenever somebody can be told.
-                        self.news.status = None;
-                        return;
-                    }
-                    Ok(_) => {}
+                // It may have started anew.
+                let sent = sent
+                    .or_else(|error| self.manager.connect_addr(&self.address).and_then(|()| send()).map_err(|_| error));
+                let is_told = sent.is_ok();
+                if let Err(error) = sent
+                    && let Some(times) = self.failures.hit()
+                {
+                    tracing::warn!(times, "the service manager can't be told what the guest says: {error}");
                 }
-                self.news = News::default();
+                // That the guest is ready counts whenever somebody can be told.
+                self.news = News { is_ready: self.news.is_ready && !is_told, status: None };
                 false
             }
         };
@@ -304,6 +301,37 @@ mod tests {
             }
             events.run_with_timeout(0).unwrap();
         }
+    }
+
+    #[test]
+    fn a_manager_that_ends_keeps_nobody_busy_and_a_new_one_is_told_that_the_guest_is_ready() {
+        let (_folder, socket, path) = manager();
+        let (mut port, notifier) = open(&path).unwrap();
+        let filler = UnixDatagram::unbound().unwrap();
+        filler.set_nonblocking(true).unwrap();
+        while filler.send_to(b"full", &path).is_ok() {}
+        let mut events = EventManager::new().unwrap();
+        events.add_subscriber(notifier);
+        let mut say = |events: &mut EventManager<Notifier>, message: &[u8]| {
+            let (mut guest, ours) = UnixStream::pair().unwrap();
+            port.connected(ours);
+            guest.write_all(message).unwrap();
+            guest.shutdown(Shutdown::Write).unwrap();
+            guest.set_nonblocking(true).unwrap();
+            while guest.read(&mut [0]).is_err() {
+                events.run_with_timeout(1000).unwrap();
+            }
+        };
+        say(&mut events, b"READY=1");
+        drop((socket, std::fs::remove_file(&path)));
+        // It hears of the end, and then of nothing more.
+        events.run_with_timeout(100).unwrap();
+        assert_eq!(events.run_with_timeout(0).unwrap(), 0);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        say(&mut events, b"STATUS=up");
+        let mut bytes = [0; 100];
+        let len = socket.recv(&mut bytes).unwrap();
+        assert_eq!(&bytes[..len], b"READY=1\nSTATUS=up\n");
     }
 
     #[test]

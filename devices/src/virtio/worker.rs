@@ -489,6 +489,14 @@ impl<S: Service> Desk<'_, S> {
             Err(error) => return Err(error),
         };
         self.waits.has_unwatched.set(false);
+        for event in events.iter().take(count).filter(|event| is_services(event)) {
+            // What follows may be about something that is watched no more, and whose token another has by now. What is still so
+            // is said again.
+            if self.waits.has_unwatched.get() {
+                break;
+            }
+            self.serve(Event::Ready { token: event.data(), ready: event.event_set() });
+        }
         for event in events.iter().take(count).filter(|event| !is_services(event)) {
             let token = event.data();
             if token == ATTENTION {
@@ -498,14 +506,6 @@ impl<S: Service> Desk<'_, S> {
                 self.waits.again.retain(|again| *again != index);
                 self.serve(Event::Queue(index));
             }
-        }
-        for event in events.iter().take(count).filter(|event| is_services(event)) {
-            // What is left may be about something that is watched no more, and whose token another has by now. What is still so
-            // is said again.
-            if self.waits.has_unwatched.get() {
-                break;
-            }
-            self.serve(Event::Ready { token: event.data(), ready: event.event_set() });
         }
         if self.waits.time.is_some_and(|time| time <= Instant::now()) {
             self.waits.time = None;

@@ -44,7 +44,7 @@ fn all_devices_are_in_one_vm_and_none_of_its_threads_wakes_while_the_guest_does_
         let flags = [
             ["--vsock", &format!("cid=5,socket={}", at("v"))],
             ["--rng", "bw=1M"],
-            ["--balloon", "size=16M,deflate-on-oom=on,free-page-reporting=on"],
+            ["--balloon", "size=16M,deflate-on-oom=on"],
             ["--console", &format!("socket={},log={}", at("c"), at("c.log"))],
             ["--console", &format!("file={},name=port", at("p"))],
             ["--machine-id", "6f3b9d2e-5d0c-4c55-9a51-3f7a0d7c1b22"],

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! For how long is waited: for answers of the guest, for listeners of the host, and for programs of the host that keep a connection
-//! which is no use to the guest.
+//! For how long is waited: for answers of the guest, for listeners of the host, and for programs of the host to say what they want.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,17 +8,18 @@ use std::time::{Duration, Instant};
 use super::connection::{Connection, State};
 use super::service::Muxer;
 use super::spec;
+use super::table::MAX_LINE;
 use crate::virtio::worker::Waits;
 
 /// How long the guest has for its answer to a connection, and a listener that takes nobody just now to take one.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a program of the host has to say which port it wants, and to read what a guest has sent that is gone.
+/// How long a program of the host has to say which port it wants.
 const LONG_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a listener that takes nobody just now is asked again.
 const RETRY: Duration = Duration::from_millis(5);
 
 impl Muxer {
-    /// The host has a long time for what it is to do with a connection that is no use to the guest.
+    /// A program of the host has a long time to say which port it wants: it may be a person.
     pub(super) fn expect_in_time(&mut self, slot: usize) {
         if let Some(connection) = self.table.get(slot)
             && let Some(deadline) = Instant::now().checked_add(LONG_PATIENCE)
@@ -31,6 +31,12 @@ impl Muxer {
     pub(super) fn expect_by_deadline(&mut self, slot: usize, serial: u64) {
         if let Some(deadline) = Instant::now().checked_add(PATIENCE) {
             self.deadlines.push_back((deadline, slot, serial));
+        }
+        // Those that have got it are let go from the front, and where the first one waits, here.
+        if self.deadlines.len() > MAX_LINE {
+            let deadlines = std::mem::take(&mut self.deadlines);
+            self.deadlines =
+                deadlines.into_iter().filter(|(_, slot, serial)| self.is_waiting(*slot, *serial)).collect();
         }
     }
 
@@ -47,7 +53,7 @@ impl Muxer {
             self.deadlines.pop_front();
         }
         while let Some((deadline, slot, serial)) = self.long_deadlines.front().copied() {
-            if self.is_useless(slot, serial) {
+            if self.is_greeting(slot, serial) {
                 if deadline > now {
                     break;
                 }
@@ -84,9 +90,9 @@ impl Muxer {
         }
     }
 
-    fn is_useless(&mut self, slot: usize, serial: u64) -> bool {
+    fn is_greeting(&mut self, slot: usize, serial: u64) -> bool {
         let connection = self.table.get_same(slot, serial);
-        connection.is_some_and(|connection| matches!(connection.state, State::Greeting(_) | State::Lingering))
+        connection.is_some_and(|connection| matches!(connection.state, State::Greeting(_)))
     }
 
     fn is_waiting(&mut self, slot: usize, serial: u64) -> bool {
@@ -104,7 +110,7 @@ impl Muxer {
             self.deadlines.pop_front();
         }
         while let Some((_, slot, serial)) = self.long_deadlines.front().copied() {
-            if self.is_useless(slot, serial) {
+            if self.is_greeting(slot, serial) {
                 break;
             }
             self.long_deadlines.pop_front();

@@ -177,9 +177,7 @@ impl Muxer {
         if let (Some(socket), Some(_)) = (&connection.socket, connection.watched) {
             waits.unwatch(socket);
         }
-        if !self.accepts && self.accept_at.is_none() {
-            self.accept(true, waits);
-        }
+        self.accept_again(waits);
         Some(connection)
     }
 
@@ -254,11 +252,16 @@ impl Muxer {
             if let (Some(socket), Some(_)) = (connection.socket.take(), connection.watched.take()) {
                 waits.unwatch(&socket);
             }
+            connection.state = State::Over;
             self.table.note_over(slot);
-            // It makes room, should there be none.
-            if self.accept_at.is_none() {
-                self.accept(true, waits);
-            }
+            self.accept_again(waits);
+        }
+    }
+
+    /// There may be room again for a program of the host.
+    fn accept_again(&mut self, waits: &Waits) {
+        if self.accept_at.is_none() {
+            self.accept(true, waits);
         }
     }
 
@@ -350,8 +353,10 @@ impl Muxer {
         if let Some(connection) = self.table.get(slot) {
             (connection.state, connection.due) = (State::Lingering, super::connection::Due::default());
         }
-        self.expect_in_time(slot);
         self.settle(slot, waits);
+        // If it hasn't gone by now: the host has time to read, unless others need the place.
+        self.table.note_over(slot);
+        self.accept_again(waits);
     }
 
     /// Works off packets of the guest's.
@@ -549,7 +554,8 @@ impl Muxer {
 
 impl Service for Muxer {
     fn begin(&mut self, waits: &mut Waits) {
-        self.accepts = false;
+        // A reset before this may have done so already.
+        self.accept(false, waits);
         self.accept(true, waits);
     }
 

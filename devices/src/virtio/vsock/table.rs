@@ -14,7 +14,7 @@ pub const MAX_CONNECTIONS: usize = 2048;
 /// How many packets for connections that don't exist may wait for buffers before none is taken from the guest.
 const MAX_RESETS: usize = 256;
 /// How many places there are in the line before those of connections that have gone are taken out.
-const MAX_LINE: usize = 2 * MAX_CONNECTIONS;
+pub(super) const MAX_LINE: usize = 2 * MAX_CONNECTIONS;
 /// How much all connections together have room for, beyond the least that each has, in bytes.
 const POOL: u32 = 32 << 20;
 /// The first port of the host's for connections from there, as Firecracker counts them.
@@ -39,7 +39,7 @@ pub(super) struct Table {
     names: HashMap<Ports, usize>,
     /// Those that have something for the guest; some may be gone.
     line: VecDeque<(usize, u64)>,
-    /// Those whose host is gone; some may be gone by now.
+    /// Those whose host is gone, or whose guest has forgotten them; some may be gone by now.
     over: VecDeque<(usize, u64)>,
     resets: VecDeque<Reset>,
     serial: u64,
@@ -80,13 +80,14 @@ impl Table {
         self.slots.len().saturating_sub(self.free.len())
     }
 
-    /// Whether there is room for a connection more. One whose host is gone makes room.
+    /// Whether there is room for a connection more. One of which one side is done makes room: the one that has been so longest.
     pub(super) fn has_room(&mut self) -> bool {
         while self.len() >= MAX_CONNECTIONS {
             let Some((slot, serial)) = self.over.pop_front() else { return false };
-            if let Some(Connection { ports, .. }) = self.get_same(slot, serial) {
-                let ports = *ports;
-                self.remove(slot);
+            if self.get_same(slot, serial).is_some()
+                && let Some(Connection { ports, state, .. }) = self.remove(slot)
+                && matches!(state, State::Over)
+            {
                 self.reset(ports);
             }
         }
@@ -186,10 +187,9 @@ impl Table {
         !self.line.is_empty() || !self.resets.is_empty()
     }
 
-    /// The host of a connection is gone.
+    /// The host of a connection is gone, or its guest has forgotten it: should there be no room, it makes some.
     pub(super) fn note_over(&mut self, slot: usize) {
         if let Some(connection) = self.get(slot) {
-            connection.state = State::Over;
             let serial = connection.serial;
             self.over.push_back((slot, serial));
         }
@@ -272,6 +272,7 @@ mod tests {
             table.insert(Some(ports(guest)), State::Open, None);
         }
         assert!(!table.has_room());
+        table.get(5).unwrap().state = State::Over;
         table.note_over(5);
         assert!(table.has_room() && table.find(ports(5)).is_none());
         let reset = table.next_reset(3).unwrap();

@@ -303,8 +303,14 @@ pub(crate) struct RunArguments {
     #[arg(long, help_heading = "Machine")]
     pub(crate) watchdog: bool,
 
-    /// What becomes of it when its guest's watchdog expires
-    #[arg(long, value_name = "exit|reset|pause", help_heading = "Operation", default_value = "exit")]
+    /// What becomes of it when its guest's watchdog expires; with --watchdog
+    #[arg(
+        long,
+        value_name = "exit|reset|pause",
+        help_heading = "Operation",
+        default_value = "exit",
+        requires = "watchdog"
+    )]
     pub(crate) on_watchdog: OnCrash,
 
     /// How long a guest has after one of the signals below to power off by itself: a number of seconds, or one with

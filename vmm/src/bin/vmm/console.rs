@@ -22,6 +22,8 @@ use crate::{STATUS_USAGE, print_error};
 const STATUS_HOST: u8 = 1;
 /// How many bytes are moved at once.
 const CHUNK: usize = 16 << 10;
+/// How much is kept of what a person types and the socket has no room for.
+const MAX_UNSENT: usize = 64 << 10;
 
 const KEYS: &str = "
 Ctrl-a d       leave; the VM runs on
@@ -98,11 +100,18 @@ fn serve(mut socket: UnixStream, path: &Path) -> io::Result<End> {
     size.tell();
     // A program's input has no keys in it.
     let is_typed = io::stdin().is_terminal();
+    // A guest that takes nothing keeps nobody from leaving.
+    socket.set_nonblocking(true)?;
     let (mut escape, mut bytes, mut has_input) = (Escape::default(), vec![0; CHUNK], true);
+    // What was typed and has no room in the socket yet.
+    let mut unsent: Vec<u8> = Vec::new();
     loop {
         let watch = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut watched = vec![watch(socket.as_fd()), watch(changes.as_fd()), watch(signals.as_fd())];
-        if has_input {
+        let wanted = if unsent.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+        let socket_fd = PollFd::from_borrowed_fd(socket.as_fd(), wanted);
+        let mut watched = vec![socket_fd, watch(changes.as_fd()), watch(signals.as_fd())];
+        // A person is always listened to, as the keys to leave are among what is typed.
+        if has_input && (is_typed || unsent.is_empty()) {
             watched.push(watch(stdin.as_fd()));
         }
         match poll(&mut watched, None) {
@@ -113,7 +122,7 @@ fn serve(mut socket: UnixStream, path: &Path) -> io::Result<End> {
         if is_ready[0] {
             match socket.read(&mut bytes) {
                 Ok(len @ 1..) => stdout.write_all(&bytes[..len])?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 // A VM that was killed resets it.
                 Ok(0) | Err(_) => return Ok(End::Closed),
             }
@@ -127,10 +136,7 @@ fn serve(mut socket: UnixStream, path: &Path) -> io::Result<End> {
         }
         if is_ready.get(3).is_some_and(|is_ready| *is_ready) {
             let len = stdin.read(&mut bytes)?;
-            if len == 0 {
-                // What the guest says is still shown.
-                (has_input, _) = (false, socket.shutdown(Shutdown::Write));
-            }
+            has_input = len > 0;
             let mut has_left = false;
             let act = |action| match action {
                 // A terminal that can't be written to can't show them.
@@ -140,12 +146,27 @@ fn serve(mut socket: UnixStream, path: &Path) -> io::Result<End> {
                 Action::Stop | Action::PowerButton => {}
             };
             let kept = if is_typed { escape.filter(&mut bytes[..len], act) } else { len };
-            match socket.write_all(&bytes[..kept]) {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::Closed),
-                result => result?,
+            // More than anybody types into what doesn't answer.
+            if unsent.len() < MAX_UNSENT {
+                unsent.extend_from_slice(&bytes[..kept]);
             }
             if has_left {
                 return Ok(End::Left);
+            }
+            if !has_input && unsent.is_empty() {
+                let _ = socket.shutdown(Shutdown::Write);
+            }
+        }
+        if !unsent.is_empty() {
+            match socket.write(&unsent) {
+                Ok(sent) => drop(unsent.drain(..sent)),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::Closed),
+                Err(error) => return Err(error),
+            }
+            if !has_input && unsent.is_empty() {
+                // What the guest says is still shown.
+                let _ = socket.shutdown(Shutdown::Write);
             }
         }
     }

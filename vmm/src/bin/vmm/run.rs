@@ -36,6 +36,9 @@ pub(crate) fn run(arguments: RunArguments) -> ExitCode {
             return ExitCode::from(STATUS_USAGE);
         }
     };
+    if arguments.notify && config.notify_socket.is_none() {
+        tracing::warn!("--notify: NOTIFY_SOCKET is not set, so there is nobody to tell");
+    }
     let exit = match start(&config, arguments.grace) {
         Ok(exit) => exit,
         Err(Failure::Build(error)) => {
@@ -118,9 +121,6 @@ fn config(arguments: &RunArguments) -> Config {
     let RunArguments { machine_id, oem_string, credential, pvpanic, on_reboot, on_crash, on_watchdog, .. } =
         arguments.clone();
     let notify_socket = arguments.notify.then(|| std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from)).flatten();
-    if arguments.notify && notify_socket.is_none() {
-        tracing::warn!("--notify: NOTIFY_SOCKET is not set, so there is nobody to tell");
-    }
     // One of the two has standard input and output.
     let console_is_stdio = console.iter().any(|port| port.place == ConsolePlace::Stdio);
     let serial = serial.unwrap_or(if console_is_stdio { SerialConfig::Null } else { SerialConfig::Stdio });
