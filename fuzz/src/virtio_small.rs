@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The entropy device, the balloon or a console with two ports behind virtio-mmio: any register accesses, ring contents,
-//! descriptors, page numbers, statistics, answers and control messages, while the host changes its mind and types.
+//! The entropy device, the balloon, a console with two ports or a socket device behind virtio-mmio: any register accesses, ring
+//! contents, descriptors, page numbers, statistics, answers, control messages and packets, while the host changes its mind, types,
+//! and closes streams.
 //!
 //! After each sequence the device must come back by a reset and do what it is for. A balloon never says more than there is.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use devices::GuestRam;
 use devices::bus::BusDevice;
@@ -18,6 +21,7 @@ use devices::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
 use devices::virtio::rng::Rng;
 use devices::virtio::transport::Transport;
 use devices::virtio::transport::mmio::MmioTransport;
+use devices::virtio::vsock::{PortHandler, Vsock, VsockOptions};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -42,6 +46,35 @@ enum Kind {
     Balloon(BalloonControl),
     /// With the other end of its first port.
     Console(ConsoleControl, UnixStream),
+    /// With the streams that the guest has opened.
+    Vsock(Receiver<UnixStream>),
+}
+
+/// The port of the host's that somebody serves.
+const PORT: u32 = 1;
+const CID: u32 = 3;
+
+/// Hands over a few streams, and closes the others.
+#[derive(Debug)]
+struct Streams(SyncSender<UnixStream>);
+
+impl PortHandler for Streams {
+    fn connected(&mut self, stream: UnixStream) {
+        let _ = stream.set_nonblocking(true).map(|()| self.0.try_send(stream));
+    }
+}
+
+fn vsock() -> (Vsock, Kind) {
+    let (sender, streams) = mpsc::sync_channel(4);
+    let handler: Box<dyn PortHandler> = Box::new(Streams(sender));
+    let options = VsockOptions { cid: CID, host: None, ports: [(PORT, handler)].into() };
+    (Vsock::new("vsock", options).expect("a socket device"), Kind::Vsock(streams))
+}
+
+/// A packet's header (virtio 1.3 §5.10.6), from one of a few ports.
+fn packet(guest: u32, host: u32, op: u8, len: u32, flags: u32, alloc: u32) -> Vec<u8> {
+    let words = [CID, 0, 2, 0, guest, host, len, 1 | u32::from(op) << 16, flags, alloc, 0];
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 fn console() -> (Console, Kind) {
@@ -71,6 +104,9 @@ fn machine(first: u8) -> Machine {
     } else if first & 0x40 != 0 {
         let (console, kind) = console();
         (Box::new(console), kind)
+    } else if first & 0x20 != 0 {
+        let (vsock, kind) = vsock();
+        (Box::new(vsock), kind)
     } else {
         (Box::new(Rng::new("rng", None).expect("an entropy device")), Kind::Rng)
     };
@@ -132,7 +168,7 @@ impl Machine {
     /// A balloon says no more than there is. What a console says is read, so that it has nobody to wait for.
     fn check(&self) {
         match &self.kind {
-            Kind::Rng => {}
+            Kind::Rng | Kind::Vsock(_) => {}
             Kind::Balloon(control) => assert!(control.actual() <= RAM && control.target() <= RAM),
             Kind::Console(_, peer) => {
                 let (mut peer, mut bytes) = (peer, [0; 4096]);
@@ -158,6 +194,13 @@ impl Machine {
                 (0, &[readable(DATA, 4)], 0)
             }
             Kind::Console(..) => (1, &[readable(DATA, 100)], 0),
+            // The answer to a request for a connection.
+            Kind::Vsock(_) => {
+                self.put(DATA, &packet(9, PORT, 1, 0, 0, 1 << 16));
+                drivers[1].submit(&[readable(DATA, 44)]);
+                self.write(0x50, 1);
+                (0, &[writable(DATA + 0x1000, 4096)], 44)
+            }
         };
         let driver = &mut drivers[queue as usize];
         driver.submit(buffers);
@@ -221,6 +264,17 @@ pub fn run(data: &[u8]) {
             // What the host does.
             11 => match &machine.kind {
                 Kind::Rng => {}
+                // One of the streams that are there is written to, or read, and then closed.
+                Kind::Vsock(streams) => {
+                    if let Ok(mut stream) = streams.try_recv() {
+                        let _ = if a & 1 != 0 {
+                            stream.write(&vec![c; usize::from(a) * 9])
+                        } else {
+                            stream.read(&mut [0; 999])
+                        };
+                        let _ = stream.shutdown(if a & 2 != 0 { Shutdown::Write } else { Shutdown::Both });
+                    }
+                }
                 Kind::Balloon(control) => {
                     let asked = u64::from(word) << (a & 7);
                     assert_eq!(control.set_target(asked).is_ok(), asked <= RAM);
@@ -231,6 +285,11 @@ pub fn run(data: &[u8]) {
             },
             12 => match &machine.kind {
                 Kind::Rng => {}
+                Kind::Vsock(_) => {
+                    let (guest, host, len) = (u32::from(a & 3), u32::from(c & 1) + PORT, u32::from(e & 127));
+                    machine.put(DATA + 0x400, &packet(guest, host, d & 15, len, u32::from(f & 3), u32::from(g) << 4));
+                    drivers[1].submit(&[readable(DATA + 0x400, 44), readable(DATA + 0x800, 100)]);
+                }
                 Kind::Balloon(control) => control.ask_for_free_pages().expect("it can be asked"),
                 Kind::Console(control, _) => {
                     control.resize(usize::from(a & 3), u16::from(c), u16::from(d));
