@@ -159,9 +159,10 @@ fn a_program_can_use_vmm_console_and_sees_the_end() {
 
 #[test]
 fn a_console_can_be_on_standard_input_and_output() {
-    let script = Image::script("exec < /dev/hvc0 > /dev/hvc0; read line; echo got $line; read line\n");
+    let script = Image::script("exec < /dev/hvc0 > /dev/hvc0; echo listens; read line; echo got $line; read line\n");
     let mut vm = Boot::new().args(&["--console", "stdio"]).script(&script).stdin().start();
-    vm.type_in("hello\n").expect("got hello").type_in("end\n");
+    // What is typed before a program has the terminal may be lost to Linux.
+    vm.expect("listens").type_in("hello\n").expect("got hello").type_in("end\n");
     assert_ended(&vm.wait());
     // The serial port can't be there too.
     let both = Boot::new().args(&["--console", "stdio", "--serial", "stdio"]).run();
