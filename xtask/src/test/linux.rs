@@ -19,7 +19,7 @@ use crate::workspace::Workspace;
 use crate::{host, pass_on, static_build};
 
 /// More than any run has taken, less than anyone wants to wait.
-const TIMEOUT: Duration = Duration::from_secs(30 * 60);
+const TIMEOUT: Duration = Duration::from_secs(45 * 60);
 /// The testbed's memory in MiB. A guest's own is only taken as far as it is touched.
 const MEMORY: u64 = 6144;
 /// The testbed's processors. With two of them, the emulated host stood still once in twenty guests; with one, it lived
