@@ -85,7 +85,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         return Err(cant(&if found.is_dir() { "is a directory" } else { "is neither a file nor a pipe" }));
     }
     if found.file_type().is_file() && found.mode() & 0o004 != 0 {
-        tracing::info!("credential {}: everybody on this host may read the file", path.display());
+        tracing::info!("the credential's file {} may be read by everybody on this host", path.display());
     }
     let file = File::open(path).map_err(|error| cant(&format_args!("can't be read: {error}")))?;
     let mut bytes = Vec::new();

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +48,9 @@ pub(crate) fn attach(arguments: &ConsoleArguments) -> ExitCode {
         Err(error) => {
             let problem = match error.kind() {
                 io::ErrorKind::NotFound => "there is no such socket: give the PATH of --console socket=PATH".to_owned(),
+                io::ErrorKind::ConnectionRefused if !is_socket(path) => {
+                    "is no socket: give the PATH of --console socket=PATH".to_owned()
+                }
                 io::ErrorKind::ConnectionRefused => "no VM listens there any more".to_owned(),
                 _ => error.to_string(),
             };
@@ -66,6 +70,10 @@ pub(crate) fn attach(arguments: &ConsoleArguments) -> ExitCode {
             ExitCode::from(STATUS_HOST)
         }
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// Says how large the terminal is, where that is heard.
