@@ -233,6 +233,25 @@ mod tests {
         (folder, UnixDatagram::bind(&path).unwrap(), path)
     }
 
+    /// Leaves the manager's socket no room.
+    fn fill(path: &Path) {
+        let filler = UnixDatagram::unbound().unwrap();
+        filler.set_nonblocking(true).unwrap();
+        while filler.send_to(b"full", path).is_ok() {}
+    }
+
+    /// Sends a message as a guest does, and waits for the end of its stream, which is the answer.
+    fn say(port: &mut NotifyPort, events: &mut EventManager<Notifier>, message: &[u8]) {
+        let (mut guest, ours) = UnixStream::pair().unwrap();
+        port.connected(ours);
+        guest.write_all(message).unwrap();
+        guest.shutdown(Shutdown::Write).unwrap();
+        guest.set_nonblocking(true).unwrap();
+        while guest.read(&mut [0]).is_err() {
+            events.run_with_timeout(1000).unwrap();
+        }
+    }
+
     /// Sends messages as a guest does; what the manager hears of each, if it hears something.
     fn heard(messages: &[&[u8]]) -> Vec<String> {
         let (_folder, socket, path) = manager();
@@ -242,15 +261,7 @@ mod tests {
         events.add_subscriber(notifier);
         let mut all = Vec::new();
         for message in messages {
-            let (mut guest, ours) = UnixStream::pair().unwrap();
-            port.connected(ours);
-            guest.write_all(message).unwrap();
-            guest.shutdown(Shutdown::Write).unwrap();
-            guest.set_nonblocking(true).unwrap();
-            // The end of the stream is the answer.
-            while guest.read(&mut [0]).is_err() {
-                events.run_with_timeout(1000).unwrap();
-            }
+            say(&mut port, &mut events, message);
             let mut bytes = [0; 1000];
             all.extend(socket.recv(&mut bytes).map(|len| String::from_utf8_lossy(&bytes[..len]).into_owned()));
         }
@@ -277,20 +288,11 @@ mod tests {
     fn a_manager_that_has_no_room_is_told_the_newest_when_it_has() {
         let (_folder, socket, path) = manager();
         let (mut port, notifier) = open(&path).unwrap();
-        let filler = UnixDatagram::unbound().unwrap();
-        filler.set_nonblocking(true).unwrap();
-        while filler.send_to(b"full", &path).is_ok() {}
+        fill(&path);
         let mut events = EventManager::new().unwrap();
         events.add_subscriber(notifier);
         for message in ["STATUS=one", "READY=1", "STATUS=two"] {
-            let (mut guest, ours) = UnixStream::pair().unwrap();
-            port.connected(ours);
-            guest.write_all(message.as_bytes()).unwrap();
-            guest.shutdown(Shutdown::Write).unwrap();
-            guest.set_nonblocking(true).unwrap();
-            while guest.read(&mut [0]).is_err() {
-                events.run_with_timeout(1000).unwrap();
-            }
+            say(&mut port, &mut events, message.as_bytes());
         }
         let mut bytes = [0; 100];
         loop {
@@ -307,28 +309,16 @@ mod tests {
     fn a_manager_that_ends_keeps_nobody_busy_and_a_new_one_is_told_that_the_guest_is_ready() {
         let (_folder, socket, path) = manager();
         let (mut port, notifier) = open(&path).unwrap();
-        let filler = UnixDatagram::unbound().unwrap();
-        filler.set_nonblocking(true).unwrap();
-        while filler.send_to(b"full", &path).is_ok() {}
+        fill(&path);
         let mut events = EventManager::new().unwrap();
         events.add_subscriber(notifier);
-        let mut say = |events: &mut EventManager<Notifier>, message: &[u8]| {
-            let (mut guest, ours) = UnixStream::pair().unwrap();
-            port.connected(ours);
-            guest.write_all(message).unwrap();
-            guest.shutdown(Shutdown::Write).unwrap();
-            guest.set_nonblocking(true).unwrap();
-            while guest.read(&mut [0]).is_err() {
-                events.run_with_timeout(1000).unwrap();
-            }
-        };
-        say(&mut events, b"READY=1");
+        say(&mut port, &mut events, b"READY=1");
         drop((socket, std::fs::remove_file(&path)));
         // It hears of the end, and then of nothing more.
         events.run_with_timeout(100).unwrap();
         assert_eq!(events.run_with_timeout(0).unwrap(), 0);
         let socket = UnixDatagram::bind(&path).unwrap();
-        say(&mut events, b"STATUS=up");
+        say(&mut port, &mut events, b"STATUS=up");
         let mut bytes = [0; 100];
         let len = socket.recv(&mut bytes).unwrap();
         assert_eq!(&bytes[..len], b"READY=1\nSTATUS=up\n");

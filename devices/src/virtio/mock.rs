@@ -12,7 +12,9 @@
 use std::sync::atomic::Ordering;
 
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
 
+use super::notifier::DeviceInterrupt;
 use super::queue::QueueConfig;
 use crate::GuestRam;
 
@@ -47,6 +49,19 @@ pub fn writable(address: u64, len: u32) -> Buffer {
 /// `size` bytes of guest RAM from address 0 on.
 pub fn ram(size: usize) -> GuestRam {
     GuestRam::from_ranges(&[(GuestAddress(0), size)]).unwrap()
+}
+
+/// Interrupts that a test can wait for: each of a queue adds 1 to the count, each of the configuration 2^32.
+#[derive(Debug)]
+pub struct Interrupts(pub EventFd);
+
+impl DeviceInterrupt for Interrupts {
+    fn queue(&self, _: u16) {
+        self.0.write(1).unwrap();
+    }
+    fn config(&self) {
+        self.0.write(1 << 32).unwrap();
+    }
 }
 
 /// The driver of one queue.

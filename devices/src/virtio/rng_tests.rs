@@ -8,21 +8,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::*;
 use crate::GuestRam;
 use crate::token_bucket::Rate;
-use crate::virtio::mock::{Buffer, MockDriver, NEXT, WRITE, ram, readable, writable};
-use crate::virtio::notifier::{DeviceInterrupt, Notifier};
+use crate::virtio::mock::{Buffer, Interrupts, MockDriver, NEXT, WRITE, ram, readable, writable};
+use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::Queue;
-
-#[derive(Debug)]
-struct Interrupts(EventFd);
-
-impl DeviceInterrupt for Interrupts {
-    fn queue(&self, _: u16) {
-        self.0.write(1).unwrap();
-    }
-    fn config(&self) {
-        self.0.write(1).unwrap();
-    }
-}
 
 struct Rig {
     rng: Rng,

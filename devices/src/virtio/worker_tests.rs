@@ -4,8 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::virtio::mock::{MockDriver, ram, writable};
-use crate::virtio::notifier::DeviceInterrupt;
+use crate::virtio::mock::{Interrupts, MockDriver, ram, writable};
 use crate::virtio::queue::Queue;
 
 /// What has come to a service, one byte each.
@@ -15,18 +14,6 @@ const READY: u8 = b'r';
 const RESET: u8 = b'x';
 /// A byte from the host that makes the service panic.
 const PANIC: u8 = b'!';
-
-#[derive(Debug)]
-struct Interrupts(EventFd);
-
-impl DeviceInterrupt for Interrupts {
-    fn queue(&self, _: u16) {
-        self.0.write(1).unwrap();
-    }
-    fn config(&self) {
-        self.0.write(1).unwrap();
-    }
-}
 
 /// Gives every chain back with its queue's index as its length, and writes down in a pipe what else comes.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use super::spec::F_FREE_PAGE_HINT;
 use super::{Balloon, BalloonControl, BalloonOptions};
 use crate::GuestRam;
 use crate::virtio::device::{QueueResources, VirtioDevice};
-use crate::virtio::mock::{Buffer, MockDriver, ram, readable};
-use crate::virtio::notifier::{DeviceInterrupt, Notifier};
+use crate::virtio::mock::{Buffer, Interrupts, MockDriver, ram, readable};
+use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::{Queue, QueueState};
 
 pub(super) const INFLATE: u16 = 0;
@@ -25,18 +25,6 @@ pub(super) const RAM: u64 = 8 << 20;
 pub(super) const OUT: u64 = 0x10_0000;
 /// The first page that holds nothing but what a test puts there.
 pub(super) const FREE: u32 = 0x200;
-
-#[derive(Debug)]
-struct Interrupts(EventFd);
-
-impl DeviceInterrupt for Interrupts {
-    fn queue(&self, _: u16) {
-        self.0.write(1).unwrap();
-    }
-    fn config(&self) {
-        self.0.write(1).unwrap();
-    }
-}
 
 pub(super) struct Rig {
     pub(super) balloon: Balloon,

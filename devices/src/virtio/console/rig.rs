@@ -13,8 +13,8 @@ use super::spec::{self, Message, Role};
 use super::{Console, ConsoleBackend, ConsolePort};
 use crate::GuestRam;
 use crate::virtio::device::{QueueResources, VirtioDevice};
-use crate::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
-use crate::virtio::notifier::{DeviceInterrupt, Notifier};
+use crate::virtio::mock::{Buffer, Interrupts, MockDriver, ram, readable, writable};
+use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::{Queue, QueueState};
 
 /// What the guest puts out of.
@@ -24,18 +24,6 @@ const IN: u64 = 0x10_0000;
 /// Bytes of one.
 const ROOM: u64 = 0x1000;
 const QUEUE: u16 = 16;
-
-#[derive(Debug)]
-struct Interrupts(EventFd);
-
-impl DeviceInterrupt for Interrupts {
-    fn queue(&self, _: u16) {
-        self.0.write(1).unwrap();
-    }
-    fn config(&self) {
-        self.0.write(1 << 32).unwrap();
-    }
-}
 
 pub(super) struct Rig {
     pub(super) console: Console,

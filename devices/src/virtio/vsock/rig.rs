@@ -15,8 +15,8 @@ use super::spec::{self, Header};
 use super::{Vsock, VsockOptions};
 use crate::GuestRam;
 use crate::virtio::device::{QueueResources, VirtioDevice};
-use crate::virtio::mock::{Buffer, MockDriver, ram, readable, writable};
-use crate::virtio::notifier::{DeviceInterrupt, Notifier};
+use crate::virtio::mock::{Buffer, Interrupts, MockDriver, ram, readable, writable};
+use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::{Queue, QueueState};
 
 pub(super) const CID: u64 = 3;
@@ -27,18 +27,6 @@ const OUT: u64 = 0x4_0000;
 /// Where buffers for packets to the guest are.
 const IN: u64 = 0x20_0000;
 const QUEUE: u16 = 64;
-
-#[derive(Debug)]
-struct Interrupts(EventFd);
-
-impl DeviceInterrupt for Interrupts {
-    fn queue(&self, _: u16) {
-        self.0.write(1).unwrap();
-    }
-    fn config(&self) {
-        self.0.write(1).unwrap();
-    }
-}
 
 pub(super) struct Rig {
     pub(super) vsock: Vsock,
