@@ -64,6 +64,14 @@ pub trait VirtioDevice: Debug + Send {
     fn reset(&mut self);
 }
 
+/// Reads from a configuration space for [`VirtioDevice::read_config`]: what lies beyond the space's end stays as it is.
+pub(crate) fn copy_config(space: &[u8], offset: u64, data: &mut [u8]) {
+    let rest = usize::try_from(offset).ok().and_then(|offset| space.get(offset..)).unwrap_or_default();
+    for (to, from) in data.iter_mut().zip(rest) {
+        *to = *from;
+    }
+}
+
 /// What a device needs to run one queue.
 #[derive(Debug)]
 pub struct QueueResources {

@@ -115,7 +115,7 @@ impl ConsoleConfig {
 }
 
 /// What stands behind a socket's path where the terminal's size is told.
-pub(crate) const SIZE_SUFFIX: &str = ".size";
+pub const SIZE_SUFFIX: &str = ".size";
 
 impl FromStr for ConsoleConfig {
     type Err = ConfigError;

@@ -31,8 +31,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use balloon::Balloon;
-pub(crate) use console::SIZE_SUFFIX;
-pub use console::{ConsoleConfig, ConsolePlace};
+pub use console::{ConsoleConfig, ConsolePlace, SIZE_SUFFIX};
 pub use disk::{Disk, DiskCache, DiskEngine, DiskFormat, OnError};
 pub use ends::{OnCrash, OnReboot};
 pub use forward::{Forward, Protocol};

@@ -11,7 +11,7 @@ use super::request::{MAX_RANGE_SECTORS, MAX_RANGES};
 use super::spec;
 use super::worker::{Worker, warn_of_no_ring};
 use crate::sys::ring::Setup;
-use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
+use crate::virtio::device::{QueueResources, StartError, VirtioDevice, copy_config};
 use crate::virtio::queue::QueueState;
 
 /// A block device, each queue of which is served by a thread of its own.
@@ -134,10 +134,7 @@ impl VirtioDevice for Block {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let config = self.config();
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        copy_config(&config, offset, data);
     }
 
     fn attach(&mut self, notifier: &Arc<crate::virtio::Notifier>) {

@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::port::Port;
 use super::service::Ports;
 use super::spec;
-use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
+use crate::virtio::device::{QueueResources, StartError, VirtioDevice, copy_config};
 use crate::virtio::queue::QueueState;
 use crate::virtio::worker::{Wake, Worker};
 
@@ -211,10 +211,7 @@ impl VirtioDevice for Console {
         let (columns, rows) = self.control.sizes.get(0);
         let ([a, b], [c, d], [e, f, g, h]) = (columns.to_le_bytes(), rows.to_le_bytes(), self.ports.to_le_bytes());
         let config = [a, b, c, d, e, f, g, h];
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        copy_config(&config, offset, data);
     }
 
     fn start_queue(&mut self, index: u16, resources: QueueResources, features: u64) -> Result<(), StartError> {

@@ -12,7 +12,7 @@ use super::pair::Role;
 use super::port::Port;
 use super::spec;
 use super::worker::Worker;
-use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
+use crate::virtio::device::{QueueResources, StartError, VirtioDevice, copy_config};
 use crate::virtio::notifier::Notifier;
 use crate::virtio::queue::QueueState;
 
@@ -158,10 +158,7 @@ impl VirtioDevice for Net {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let config = self.config();
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        copy_config(&config, offset, data);
     }
 
     fn attach(&mut self, notifier: &Arc<Notifier>) {

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::service::Muxer;
 use super::{MAX_CID, MIN_CID, spec};
-use crate::virtio::device::{QueueResources, StartError, VirtioDevice};
+use crate::virtio::device::{QueueResources, StartError, VirtioDevice, copy_config};
 use crate::virtio::queue::QueueState;
 use crate::virtio::worker::{Wake, Worker};
 
@@ -92,11 +92,7 @@ pub(super) fn check_cid(cid: u32) -> Result<(), VsockError> {
 
 /// Reads the configuration space, in which is the guest's context ID (§5.10.4).
 pub(super) fn read_cid(cid: u32, offset: u64, data: &mut [u8]) {
-    let config = u64::from(cid).to_le_bytes();
-    let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)).unwrap_or_default();
-    for (to, from) in data.iter_mut().zip(rest) {
-        *to = *from;
-    }
+    copy_config(&u64::from(cid).to_le_bytes(), offset, data);
 }
 
 impl VirtioDevice for Vsock {

@@ -544,9 +544,10 @@ impl Muxer {
 
     fn settle_after_send(&mut self, slot: usize, waits: &mut Waits) {
         self.table.enqueue(slot);
-        let stays_in_line = self.table.get(slot).is_some_and(|connection| connection.is_queued);
-        // It is watched as before while it is served soon again, so that nothing is asked of the kernel for each packet.
-        if !stays_in_line || self.table.get(slot).is_some_and(|connection| connection.lacks_credit) {
+        let is_served_soon =
+            self.table.get(slot).is_some_and(|connection| connection.is_queued && !connection.lacks_credit);
+        // It is watched as before then, so that nothing is asked of the kernel for each packet.
+        if !is_served_soon {
             self.watch(slot, waits);
         }
     }

@@ -85,7 +85,7 @@ struct Size {
 impl Size {
     fn new(path: &Path) -> io::Result<Self> {
         let mut to = path.to_owned().into_os_string();
-        to.push(".size");
+        to.push(vmm::config::SIZE_SUFFIX);
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         Ok(Self { to: to.into(), socket })
